@@ -1,0 +1,54 @@
+"""The HTTP application: its resources, what stands around them, and how errors are answered."""
+
+import time
+from collections.abc import Callable
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from app.api.auth import RequireKey
+from app.api.batches import Batches
+from app.api.errors import HANDLERS
+from app.api.files import Files
+from app.api.health import Probes
+from app.api.metrics import Metrics
+from app.api.models import Models
+from app.api.observe import Observe
+from app.api.online import Online, OnlineEngines
+from app.api.openapi import Description
+from app.health import Health
+from app.objects import Objects
+from app.settings import Settings
+from app.store import Store
+
+
+def _unix_time() -> int:
+    return int(time.time())
+
+
+def build_app(
+    settings: Settings,
+    store: Store,
+    objects: Objects,
+    health: Health,
+    engines: OnlineEngines,
+    now: Callable[[], int] = _unix_time,
+) -> Starlette:
+    """An ASGI application over what the caller has opened and will close. `now`: whole unix seconds."""
+    metrics = Metrics(store, health)
+    resources = (
+        Files(settings, store, objects, now),
+        Batches(settings, store, objects, health, now),
+        Models(settings, now()),
+        Online(settings.limits, health, engines),
+        Probes(settings, store, health),
+        metrics,
+        Description(),
+    )
+    app = Starlette(
+        routes=[route for each in resources for route in each.routes()],
+        middleware=[Middleware(Observe, metrics=metrics), Middleware(RequireKey, keys=settings.api_keys)],
+        exception_handlers=HANDLERS,
+    )
+    app.router.redirect_slashes = False  # OpenAI has one URL for each thing, and a client would drop the body
+    return app

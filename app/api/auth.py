@@ -1,0 +1,47 @@
+"""Who may come in: bearer keys from the settings."""
+
+import hmac
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api.errors import ApiError, error_response
+
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics", "/openapi.json"})
+"""What needs no key: probes and scrapers have none, and nothing of a tenant is told here."""
+
+
+def tenant_of(request: Request) -> str:
+    """Whose files and batches a request sees. All keys share one tenant so far."""
+    return "default"
+
+
+class RequireKey:
+    """Turns away requests without one of `keys`; without keys everybody may come in."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS:
+            refusal = self._refusal(Request(scope).headers.get("authorization", ""))
+            if refusal is not None:
+                await error_response(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, authorization: str) -> ApiError | None:
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            return _unauthorized("You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")
+        given = key.strip().encode("latin-1")  # as the bytes came
+        # Every key is compared, in constant time, so that the time tells nothing of them.
+        if not any([hmac.compare_digest(given, known) for known in self._keys]):
+            return _unauthorized("Incorrect API key provided.")
+        return None
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})

@@ -1,0 +1,120 @@
+"""One request, one answer: what a batch may ask for, answered at once by the same engines."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from json import dumps
+from typing import Protocol
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.api import gate
+from app.api.bodies import json_object, read_body
+from app.api.errors import ANSWERS, bad_request, invalid_type, missing_parameter, request_id
+from app.api.models import no_model
+from app.api.routing import resource
+from app.api.streams import PartsResponse, closing
+from app.errors import EngineLost
+from app.health import Health
+from app.settings import ENDPOINTS, Limits
+
+log = structlog.get_logger()
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers between two neighbours, which are not passed on (RFC 9110, section 7.6.1)."""
+
+OURS = frozenset({"authorization", "content-length", "cookie", "host", "x-request-id"})
+"""Headers of a request that are for us, not for the engine; it gets our x-request-id."""
+
+Headers = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class OnlineAnswer:
+    """An engine's answer. A part of `body` is a whole number of events when it is an event stream.
+
+    `body` may raise EngineLost; when it is closed early, the engine is to stop.
+    """
+
+    status: int
+    headers: Headers
+    body: AsyncIterator[bytes]
+
+
+class OnlineEngines(Protocol):
+    async def call(self, model: str, path: str, body: bytes, headers: Headers) -> OnlineAnswer:
+        """Sends one request, its JSON as it came, to a healthy replica of the model. Raises EngineLost."""
+        ...
+
+
+class Online:
+    def __init__(self, limits: Limits, health: Health, engines: OnlineEngines) -> None:
+        self._limits = limits
+        self._health = health
+        self._engines = engines
+
+    def routes(self) -> list[Route]:
+        return [resource(path, {"POST": partial(self.call, path)}) for path in ENDPOINTS]
+
+    async def call(self, path: str, request: Request) -> Response:
+        body = await read_body(request, self._limits.line_bytes, "limits.line_bytes")
+        model = self._model_of(body)
+        answer = await self._engines.call(model, path, body, _for_engine(request))
+        parts = answer.body
+        if _is_event_stream(answer.headers):
+            parts = _telling_of_loss(parts, request_id(request))
+        headers = {name: value for name, value in answer.headers if name.lower() not in HOP_BY_HOP}
+        return await PartsResponse.start(parts, status=answer.status, headers=headers)
+
+    def _model_of(self, body: bytes) -> str:
+        """The model that the body names and that can answer now. Raises ApiError."""
+        model = json_object(body).get("model")
+        if model is None:
+            raise missing_parameter("model")
+        if not isinstance(model, str):
+            raise invalid_type("model", "a string", model)
+        if not model:
+            raise bad_request("Invalid 'model': it is empty.", "model", "invalid_value")
+        health = self._health.model(model)
+        if health is None:
+            raise no_model(model)
+        gate.require_replica(health, "requests")
+        return model
+
+
+def _for_engine(request: Request) -> Headers:
+    passed = [(name, value) for name, value in request.headers.items() if name not in HOP_BY_HOP | OURS]
+    return [*passed, ("x-request-id", request_id(request))]
+
+
+def _is_event_stream(headers: Headers) -> bool:
+    return any(name.lower() == "content-type" and value.startswith("text/event-stream") for name, value in headers)
+
+
+async def _telling_of_loss(events: AsyncIterator[bytes], request: str) -> AsyncIterator[bytes]:
+    """The events; when the engine is lost among them, a last one says so. Before the first it is an error answer."""
+    begun = False
+    async with closing(events):
+        try:
+            async for event in events:
+                yield event
+                begun = True
+        except EngineLost as error:
+            if not begun:
+                raise
+            log.warning("engine lost in a stream", request_id=request, reason=str(error))
+            yield b"data: " + dumps(ANSWERS[EngineLost](error).envelope()).encode() + b"\n\n"

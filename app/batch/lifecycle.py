@@ -1,0 +1,126 @@
+"""A batch's own steps: validate and cut into shards, and, once no line of it runs, write its result files."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from app.batch.lines import LineFault
+from app.batch.results import delete_segments, write_result_files
+from app.batch.validate import Validation, validate
+from app.errors import ObjectMissing
+from app.objects import Objects
+from app.settings import Settings
+from app.store import Batch, BatchClaim, Store
+
+log = structlog.get_logger()
+
+DAY = 86_400
+SWEPT_AT_ONCE = 100
+"""Deleted files whose objects go in one pass: keeps a pass short when a million expire together."""
+
+
+class Lifecycle:
+    """Each step claims one batch under a lease that the owner's dispatcher renews, and says whether it found one."""
+
+    def __init__(
+        self, store: Store, objects: Objects, settings: Settings, owner: str, now: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._objects = objects
+        self._settings = settings
+        self._owner = owner
+        self._now = now
+        self._claims: set[tuple[str, int]] = set()
+
+    async def renew(self) -> None:
+        """Keeps the leases of the steps under way. A step that failed is not among them: its lease runs out."""
+        await self._store.renew_batches(self._claims, self._settings.dispatch.lease_seconds)
+
+    async def validate_next(self) -> bool:
+        """validating → in_progress or failed."""
+        claim = await self._store.claim_new_batch(self._owner, self._settings.dispatch.lease_seconds)
+        if claim is None:
+            return False
+        with self._kept(claim):
+            found = await self._validation(claim.batch)
+        if found.faults or found.model is None:
+            acted = await self._store.fail_batch(claim, [fault.as_dict() for fault in found.faults])
+        else:
+            acted = await self._store.start_batch(claim, found.model, found.plans)
+        log.info("batch validated", batch=claim.batch.id, faults=len(found.faults), acted=acted)
+        return True
+
+    async def finalise_next(self) -> bool:
+        """finalizing or cancelling → completed, cancelled, expired or failed."""
+        claim = await self._store.claim_ended_batch(self._owner, self._settings.dispatch.lease_seconds)
+        if claim is None:
+            return False
+        with self._kept(claim):
+            acted = await self._finalise(claim)
+        if acted:
+            await delete_segments(self._objects, claim.batch.id)
+        return True
+
+    async def sweep(self) -> None:
+        """Ends overdue batches, expires files, and removes the objects of files that are gone."""
+        await self._store.expire_batches()
+        await self._store.expire_files()
+        gone = await self._store.deleted_files(SWEPT_AT_ONCE)
+        for file in gone:
+            await self._objects.delete(file.object_key)
+        if gone:
+            await self._store.forget_files([file.id for file in gone])
+
+    @contextmanager
+    def _kept(self, claim: BatchClaim) -> Iterator[None]:
+        key = (claim.batch.id, claim.epoch)
+        self._claims.add(key)
+        try:
+            yield
+        finally:
+            self._claims.discard(key)
+
+    async def _validation(self, batch: Batch) -> Validation:
+        file = await self._store.file(batch.tenant, batch.input_file_id)
+        if file is None:
+            return Validation(faults=[_unknown_file(batch)])
+        if file.bytes > self._settings.limits.file_bytes:
+            message = f"The file has {file.bytes} bytes; at most {self._settings.limits.file_bytes} are allowed."
+            return Validation(faults=[LineFault("file_too_large", message)])
+        try:
+            # In a thread with a loop of its own: parsing 50,000 lines must not stop the streams of this one.
+            return await asyncio.to_thread(lambda: asyncio.run(self._read(batch, file.object_key)))
+        except ObjectMissing:
+            return Validation(faults=[_unknown_file(batch)])
+
+    async def _read(self, batch: Batch, key: str) -> Validation:
+        return await validate(
+            self._objects.stream(key),
+            endpoint=batch.endpoint,
+            models=[model.id for model in self._settings.models],
+            limits=self._settings.limits,
+            dispatch=self._settings.dispatch,
+        )
+
+    async def _finalise(self, claim: BatchClaim) -> bool:
+        batch = claim.batch
+        file = await self._store.file(batch.tenant, batch.input_file_id)
+        written = await write_result_files(
+            self._store,
+            self._objects,
+            batch,
+            file.object_key if file and batch.ending != "failed" else None,
+            now=int(self._now()),
+            keep_seconds=int(self._settings.retention.output_file_days * DAY),
+        )
+        acted = await self._store.finish_batch(claim, written.output, written.error)
+        log.info("batch finished", batch=batch.id, ending=batch.ending or "completed", acted=acted)
+        return acted
+
+
+def _unknown_file(batch: Batch) -> LineFault:
+    message = f"Cannot find file {batch.input_file_id}, or organization default does not have access to it."
+    return LineFault("invalid_request", message, "file_id")

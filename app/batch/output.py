@@ -1,0 +1,41 @@
+"""The lines of output and error files, as bytes that end with LF."""
+
+import json
+from hashlib import blake2b
+
+NOT_RUN = {
+    "cancelled": ("batch_cancelled", "This request was not executed because the batch was cancelled."),
+    "expired": (
+        "batch_expired",
+        "This request could not be executed before the completion window expired.",
+    ),
+}
+"""Why lines of a batch that ended early have no answer, by how it ended."""
+
+
+def answered_line(batch_id: str, number: int, custom_id: str, status: int, body: bytes) -> bytes:
+    """A line that the model answered, well (status 200) or with an error of its own; `body` is its JSON."""
+    request = _request_id(batch_id, number)
+    body = body.replace(b"\n", b" ")  # a raw line feed can only stand between JSON's tokens
+    response = b'{"status_code":%d,"request_id":"req_%b","body":%b}' % (status, request, body)
+    return b'{"id":"batch_req_%b","custom_id":%b,"response":%b,"error":null}\n' % (
+        request,
+        json.dumps(custom_id).encode(),
+        response,
+    )
+
+
+def unanswered_line(batch_id: str, number: int, custom_id: str, code: str, message: str) -> bytes:
+    """A line that no model answered."""
+    line = {
+        "id": "batch_req_" + _request_id(batch_id, number).decode(),
+        "custom_id": custom_id,
+        "response": None,
+        "error": {"code": code, "message": message},
+    }
+    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+
+
+def _request_id(batch_id: str, number: int) -> bytes:
+    """The same for every run of the line, so that finalising twice writes the same bytes."""
+    return blake2b(f"{batch_id}/{number}".encode(), digest_size=12).hexdigest().encode()

@@ -1,0 +1,25 @@
+"""The one tree of errors. A class's docstring is its meaning; `app/api/errors.py` maps classes to HTTP answers."""
+
+
+class BatchyardError(Exception):
+    """Something that Batchyard can name went wrong."""
+
+
+class SettingsError(BatchyardError):
+    """The config cannot be used."""
+
+
+class StoreUnavailable(BatchyardError):
+    """The ledger's database did not take the statement: locked, away, full or read-only."""
+
+
+class ObjectsUnavailable(BatchyardError):
+    """The object store did not answer, is full or refuses us."""
+
+
+class ObjectMissing(BatchyardError):
+    """The object store has no object of that key."""
+
+
+class EngineLost(BatchyardError):
+    """The engine replica died, hung or was taken away while lines were in it. Nothing is known of those lines."""

@@ -1,0 +1,34 @@
+"""What is known of the models' health. Gate, /readyz, /health, metrics and messages all ask one `Health`."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+ModelState = Literal["healthy", "degraded", "unhealthy"]
+
+
+@dataclass(frozen=True)
+class ModelHealth:
+    """One model: `healthy` of `target` replicas can work now."""
+
+    id: str
+    healthy: int
+    target: int
+    last_healthy_seconds_ago: float | None
+    """None: it never was since this process started."""
+    restarts_last_hour: int
+    reason: str | None = None
+    """Why replicas are missing, in words, where it is known: no GPU, no model folder, ..."""
+
+    @property
+    def state(self) -> ModelState:
+        if self.healthy == 0:
+            return "unhealthy"
+        return "healthy" if self.healthy >= self.target else "degraded"
+
+
+class Health(Protocol):
+    def models(self) -> list[ModelHealth]: ...
+
+    def model(self, model_id: str) -> ModelHealth | None:
+        """None: no such model is configured."""
+        ...

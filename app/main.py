@@ -1,0 +1,34 @@
+"""The composition root: from settings to one Serve application."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.serve import Application
+
+from app.errors import SettingsError
+from app.settings import Settings
+from deployments.dispatcher import BatchDispatcher
+from deployments.engines import engine_application
+from deployments.gateway import Gateway
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """What `import_path: app.main:build` of a Serve config calls with the config's `args`. Raises SettingsError."""
+    settings = Settings.load(args)
+    _refuse_hidden_folders(settings)
+    engines = {model.id: engine_application(model, settings) for model in settings.models}
+    health = {"health_check_period_s": settings.health_check_seconds, "ray_actor_options": {"num_cpus": 0}}
+    dispatcher = BatchDispatcher.options(num_replicas=settings.dispatch.dispatchers, **health).bind(settings, engines)
+    return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=1000, **health).bind(
+        settings, engines, dispatcher
+    )
+
+
+def _refuse_hidden_folders(settings: Settings) -> None:
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if settings.one_node_only and len(nodes) > 1:
+        raise SettingsError(
+            f"The cluster has {len(nodes)} nodes, but the database is {settings.database_url} and the object store "
+            f"{settings.objects_url}: other nodes do not see these. Set `database` and `objects` to URLs that all reach"
+        )

@@ -1,0 +1,105 @@
+"""The only place with blobs: one object store by URL (folder, S3, GCS, Azure), through obstore.
+
+What `put` and `writer` have returned from survives power loss: an object store of the cloud promises that by itself,
+for a folder the file and its directory are synchronised here, which obstore leaves out.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, from_url
+
+from app.errors import ObjectMissing, ObjectsUnavailable
+
+READ_BYTES = 1024 * 1024
+"""Bytes a streamed read hands on at a time: large enough for throughput, small against our memory."""
+
+
+class Writer(Protocol):
+    async def write(self, data: bytes) -> int: ...
+
+
+class Objects:
+    """Keys are paths with slashes. Every method raises ObjectsUnavailable, readers also ObjectMissing."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
+        try:
+            self._store = LocalStore(self._folder, mkdir=True) if self._folder else from_url(url)
+        except (BaseError, ValueError, OSError) as error:
+            raise ObjectsUnavailable(f"The object store {url} cannot be opened: {error}") from error
+
+    async def put(self, key: str, data: bytes | Path) -> None:
+        with _seam(key):
+            await obstore.put_async(self._store, key, data)
+            await self._synchronise(key)
+
+    @asynccontextmanager
+    async def writer(self, key: str) -> AsyncIterator[Writer]:
+        """Streams an object; it is there once the block ends, and not at all when the block raises."""
+        with _seam(key):
+            async with obstore.open_writer_async(self._store, key, buffer_size=5 * READ_BYTES) as writer:
+                yield writer
+            await self._synchronise(key)
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Bytes [start, end) of the object; to its end when `end` is None."""
+        with _seam(key):
+            if end is None:
+                return b"".join([chunk async for chunk in self.stream(key, start)])
+            return bytes(await obstore.get_range_async(self._store, key, start=start, end=end)) if end > start else b""
+
+    async def stream(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes of `read`, a part at a time."""
+        with _seam(key):
+            if end is not None and end <= start:
+                return
+            options: obstore.GetOptions = {"range": {"offset": start} if end is None else (start, end)}
+            answer = await obstore.get_async(self._store, key, options=options if start or end is not None else None)
+            async for chunk in answer.stream(min_chunk_size=READ_BYTES):
+                yield bytes(chunk)
+
+    async def delete(self, key: str) -> None:
+        """Deleting what is not there is no error."""
+        with _seam(key):
+            try:
+                await obstore.delete_async(self._store, key)
+            except FileNotFoundError:
+                return
+
+    async def delete_prefix(self, prefix: str) -> None:
+        with _seam(prefix):
+            async for found in obstore.list(self._store, prefix=prefix, chunk_size=500):
+                await obstore.delete_async(self._store, [entry["path"] for entry in found])
+
+    async def _synchronise(self, key: str) -> None:
+        if self._folder is not None:
+            await asyncio.to_thread(_synchronise_file, self._folder / key)
+
+
+def _synchronise_file(path: Path) -> None:
+    for each in (path, path.parent):
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _seam(key: str) -> Iterator[None]:
+    """Where obstore's errors become ours."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"The object store has no object {key!r}.") from error
+    except (BaseError, OSError) as error:
+        raise ObjectsUnavailable(f"The object store did not take {key!r}: {error}") from error

@@ -1,0 +1,238 @@
+"""The arguments of the Serve config as one frozen tree.
+
+Each field names its unit, its default and why it is what it is. An unknown key or an impossible pair is an error that
+names the field; `Settings.load` turns pydantic's report into one sentence a field.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from app.errors import SettingsError
+
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+"""What a batch may ask for, and what is served online: what vLLM serves of OpenAI's list."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(_Frozen):
+    """One model: one engine deployment."""
+
+    id: str = Field(min_length=1, description="The name that clients put into `model`.")
+    source: str = Field(
+        min_length=1,
+        description="A folder with weights (relative to the working directory of the process that starts the "
+        "application) or a hub's name.",
+    )
+    engine: dict[str, Any] = Field(
+        default_factory=dict,
+        description="vLLM's engine arguments (AsyncEngineArgs), passed on as they are; vLLM checks them.",
+    )
+    replicas: int = Field(default=1, ge=1, le=1024, description="Engine replicas to keep running.")
+    device: Literal["gpu", "cpu"] = Field(
+        default="gpu",
+        description="gpu: a placement group of tensor × pipeline parallel bundles of one GPU each; cpu: none of them.",
+    )
+    accelerator_type: str | None = Field(default=None, description="Ray's name of the GPU type, e.g. H100; null: any.")
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Environment of the engine process, e.g. VLLM_CPU_KVCACHE_SPACE (GiB)."
+    )
+    max_num_seqs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Sequences that vLLM runs at once; null: vLLM's own choice on a GPU, 256 on a CPU, where its own "
+        "choice is slower (docs/performance.md). The dispatcher keeps twice as many lines queued at a replica.",
+    )
+
+    @model_validator(mode="after")
+    def _one_place_for_each_value(self) -> Self:
+        for key, field in {"model": "source", "served_model_name": "id", "max_num_seqs": "max_num_seqs"}.items():
+            if key in self.engine:
+                raise ValueError(f"engine.{key} must not be set; set {field} of the model instead")
+        return self
+
+
+class Limits(_Frozen):
+    lines: int = Field(default=50_000, ge=1, description="Lines a batch file may hold. OpenAI's limit.")
+    file_bytes: int = Field(
+        default=200 * 1024 * 1024, ge=1, description="Bytes of a batch input file. OpenAI's limit (209,715,200)."
+    )
+    upload_bytes: int = Field(default=512 * 1024 * 1024, ge=1, description="Bytes of any other upload. OpenAI's limit.")
+    line_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=1024,
+        description="Bytes of one line. Above it a line would hold a chunk of its own in every process it passes.",
+    )
+    queued_lines: int = Field(
+        default=2_000_000,
+        ge=1,
+        description="Lines of all unfinished batches together; above it POST /v1/batches answers 429.",
+    )
+    uploads_at_once: int = Field(
+        default=8, ge=1, description="Uploads read at one time by a gateway; more wait. Bounds disk writes, not users."
+    )
+
+    @model_validator(mode="after")
+    def _line_fits_in_file(self) -> Self:
+        if self.line_bytes > self.file_bytes:
+            raise ValueError(f"line_bytes ({self.line_bytes}) must not exceed file_bytes ({self.file_bytes})")
+        return self
+
+
+class DispatchSettings(_Frozen):
+    shard_lines: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="Lines a shard. Smaller keeps the engine's queue fuller, larger costs fewer rows and calls.",
+    )
+    shard_bytes: int = Field(
+        default=4 * 1024 * 1024, ge=1024, description="Bytes a shard, unless one line alone is larger."
+    )
+    flush_seconds: float = Field(
+        default=0.5, gt=0, le=10, description="Longest time that a result waits to be made durable. The promise is 1 s."
+    )
+    lease_seconds: float = Field(
+        default=15.0,
+        ge=1,
+        description="How long a claim outlives its dispatcher's last sign of life; after it another takes the shard.",
+    )
+    poll_seconds: float = Field(
+        default=0.2, gt=0, le=10, description="How often the ledger is asked for work when there was none."
+    )
+    dispatchers: int = Field(default=1, ge=1, description="Dispatcher replicas; leases keep them apart.")
+
+
+class Retention(_Frozen):
+    batch_file_days: float = Field(
+        default=30.0,
+        gt=0,
+        description="Days after which an uploaded batch file expires, unless expires_after says else.",
+    )
+    output_file_days: float = Field(
+        default=30.0,
+        gt=0,
+        description="Days after which output and error files expire, unless output_expires_after says else.",
+    )
+
+
+class Settings(_Frozen):
+    """Everything that `app.main:build` takes from the config's `args`."""
+
+    models: tuple[ModelSettings, ...] = Field(min_length=1, description="The models to serve.")
+    data: Path = Field(
+        default=Path(".batchyard"),
+        description="Folder of the SQLite database, the local objects, uploads under way, logs.",
+    )
+    database: str | None = Field(
+        default=None, description="SQLAlchemy URL; null: SQLite in `data`. PostgreSQL is not supported yet."
+    )
+    objects: str | None = Field(
+        default=None, description="URL of the object store (s3://, gs://, az://, file://); null: a folder in `data`."
+    )
+    gateways: int = Field(default=1, ge=1, description="Gateway (HTTP ingress) replicas.")
+    limits: Limits = Limits()
+    dispatch: DispatchSettings = DispatchSettings()
+    retention: Retention = Retention()
+    api_keys: tuple[str, ...] = Field(
+        default=(),
+        repr=False,
+        description="Bearer keys that are let in; empty: everybody (loopback only under make serve).",
+    )
+    health_check_seconds: float = Field(
+        default=1.0, gt=0, description="Period of Ray Serve's health checks; a killed replica is seen within it."
+    )
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> Self:
+        ids = [model.id for model in self.models]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"models: each id may stand once, but they are {ids}")
+        if self.database is not None and not self.database.startswith("sqlite:"):
+            scheme = urlsplit(self.database).scheme or self.database
+            raise ValueError(
+                f"database: {scheme!r} is not supported yet; PostgreSQL comes in a later release. "
+                "Leave `database` out to use SQLite in `data`, on one node"
+            )
+        return self
+
+    @property
+    def one_node_only(self) -> bool:
+        """SQLite and local objects live in a folder that other nodes do not see."""
+        return self.database_url.startswith("sqlite:") or self.objects_url.startswith("file:")
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.data / 'batchyard.db'}"
+
+    @property
+    def objects_url(self) -> str:
+        return self.objects or (self.data / "objects").as_uri()
+
+    def model(self, model_id: str) -> ModelSettings | None:
+        return next((model for model in self.models if model.id == model_id), None)
+
+    @classmethod
+    def load(cls, args: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> "Settings":
+        """The settings of a config's `args`, with the environment on top; relative paths become absolute.
+
+        Environment: BATCHYARD_DATA (folder), BATCHYARD_REPLICAS (of every model), BATCHYARD_API_KEYS (comma-separated).
+        Raises SettingsError, one line for each wrong field.
+        """
+        merged = dict(args)
+        if data := environ.get("BATCHYARD_DATA"):
+            merged["data"] = data
+        if keys := environ.get("BATCHYARD_API_KEYS"):
+            merged["api_keys"] = [key.strip() for key in keys.split(",") if key.strip()]
+        if replicas := environ.get("BATCHYARD_REPLICAS"):
+            merged["models"] = [
+                {**model, "replicas": replicas} if isinstance(model, Mapping) else model
+                for model in merged.get("models", ())
+            ]
+        try:
+            settings = cls.model_validate(merged)
+        except ValidationError as error:
+            raise SettingsError(_sentences(error)) from error
+        return settings.model_copy(
+            update={
+                "data": settings.data.expanduser().resolve(),
+                "models": tuple(
+                    model.model_copy(update={"source": _absolute_if_folder(model.source)}) for model in settings.models
+                ),
+            }
+        )
+
+
+def _absolute_if_folder(source: str) -> str:
+    """Workers of a Ray cluster need not share our working directory, so a folder is named in full."""
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else source
+
+
+def _sentences(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        field = ".".join(str(part) for part in fault["loc"]) or "args"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = "unknown key; " + _known_keys(fault["loc"][:-1])
+        lines.append(f"{field}: {message}")
+    return "The Batchyard config is wrong. " + "; ".join(lines)
+
+
+def _known_keys(path: tuple[int | str, ...]) -> str:
+    sections: dict[str, type[BaseModel]] = {
+        "models": ModelSettings,
+        "limits": Limits,
+        "dispatch": DispatchSettings,
+        "retention": Retention,
+    }
+    section: type[BaseModel] = sections.get(str(path[0]), Settings) if path else Settings
+    return f"known here: {', '.join(sorted(section.model_fields))}"

@@ -1,0 +1,29 @@
+"""The ledger: the only place with SQL."""
+
+from app.store.records import (
+    Batch,
+    BatchClaim,
+    File,
+    IdempotencyConflict,
+    QueueFull,
+    Segment,
+    SegmentDraft,
+    ShardClaim,
+    ShardPlan,
+    Usage,
+)
+from app.store.store import Store
+
+__all__ = [
+    "Batch",
+    "BatchClaim",
+    "File",
+    "IdempotencyConflict",
+    "QueueFull",
+    "Segment",
+    "SegmentDraft",
+    "ShardClaim",
+    "ShardPlan",
+    "Store",
+    "Usage",
+]

@@ -1,0 +1,168 @@
+"""The ledger's tables. Times that clients see are whole unix seconds, leases are floats by the database's clock."""
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+metadata = MetaData(
+    naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "ck": "ck_%(table_name)s_%(constraint_name)s"}
+)
+
+# SQLite numbers rows by itself only in a column of type INTEGER.
+_Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+files = Table(
+    "files",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("tenant", String(64), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("filename", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("object_key", String(255), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    # Set by delete and by expiry. The row goes once the object is gone, so no object is ever forgotten.
+    Column("deleted_at", BigInteger),
+    Index(None, "tenant", "seq"),
+    Index(None, "expires_at"),
+    Index(None, "deleted_at"),
+)
+
+BATCH_STATES = (
+    "validating",
+    "in_progress",
+    "finalizing",
+    "cancelling",
+    "completed",
+    "failed",
+    "expired",
+    "cancelled",
+)
+FINAL_STATES = ("completed", "failed", "expired", "cancelled")
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("tenant", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    # How a batch that stops early will end: cancelled or expired. No further line starts once it is set.
+    Column("ending", String(16)),
+    Column("endpoint", String(64), nullable=False),
+    Column("model", String(255)),
+    Column("input_file_id", String(64), nullable=False),
+    Column("completion_window", String(16), nullable=False),
+    Column("metadata", JSON),
+    Column("output_expires_after", Integer),
+    Column("total", Integer, nullable=False, default=0),
+    Column("completed", Integer, nullable=False, default=0),
+    Column("failed", Integer, nullable=False, default=0),
+    Column("input_tokens", BigInteger, nullable=False, default=0),
+    Column("cached_tokens", BigInteger, nullable=False, default=0),
+    Column("output_tokens", BigInteger, nullable=False, default=0),
+    Column("reasoning_tokens", BigInteger, nullable=False, default=0),
+    Column("errors", JSON),
+    Column("output_file_id", String(64)),
+    Column("error_file_id", String(64)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("in_progress_at", BigInteger),
+    Column("finalizing_at", BigInteger),
+    Column("completed_at", BigInteger),
+    Column("failed_at", BigInteger),
+    Column("expired_at", BigInteger),
+    Column("cancelling_at", BigInteger),
+    Column("cancelled_at", BigInteger),
+    # The claim on the batch itself, held while it is validated or finalised.
+    Column("owner", String(64)),
+    Column("epoch", Integer, nullable=False, default=0),
+    Column("lease_until", Float),
+    CheckConstraint(f"status IN {BATCH_STATES}", name="status"),
+    Index(None, "tenant", "seq"),
+    Index(None, "status", "seq"),
+    Index(None, "input_file_id"),
+)
+
+shards = Table(
+    "shards",
+    metadata,
+    Column("batch_id", String(64), ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("index", Integer, primary_key=True),
+    Column("offset", BigInteger, nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("first_line", Integer, nullable=False),
+    Column("count", Integer, nullable=False),
+    # pending → running → done, back to pending when released; closed when its batch stopped early.
+    Column("state", String(8), nullable=False, default="pending"),
+    Column("owner", String(64)),
+    Column("epoch", Integer, nullable=False, default=0),
+    Column("lease_until", Float),
+    Column("engine_losses", Integer, nullable=False, default=0),
+    CheckConstraint("state IN ('pending', 'running', 'done', 'closed')", name="state"),
+    Index(None, "state", "batch_id", "index"),
+    Index(None, "owner"),
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("batch_id", String(64), ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    # Where the lines lie: bytes [start, end) of the object, one JSON line for each entry of `lines`, in that order.
+    Column("object_key", String(255), nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("end", BigInteger, nullable=False),
+    # Positions within the shard, from 0; `failed` are those of them that belong into the error file.
+    Column("lines", JSON, nullable=False),
+    Column("failed", JSON, nullable=False),
+    Index(None, "batch_id", "shard"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("tenant", String(64), nullable=False),
+    Column("route", String(32), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("object_id", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "route", "key"),
+)
+
+
+class database_now(FunctionElement[float]):
+    """Seconds since 1970 by the database's clock: the only clock that all owners of leases share."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(element: database_now, compiler: Any, **kwargs: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(element: database_now, compiler: Any, **kwargs: Any) -> str:
+    return "extract(epoch from clock_timestamp())"

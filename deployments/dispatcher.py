@@ -1,0 +1,48 @@
+"""Runs app.batch in a loop. Several may run: the ledger's leases keep them apart."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from uuid import uuid4
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from app.batch.dispatch import Dispatcher
+from app.batch.lifecycle import Lifecycle
+from app.batch.loops import run_loops
+from app.objects import Objects
+from app.settings import Settings
+from app.store import Store
+from app.telemetry import start_telemetry
+from deployments.replicas import RayEngines, ReplicaWatch
+
+
+@serve.deployment(name="Dispatcher")
+class BatchDispatcher:
+    """The loops run from the constructor on: work that a request started would end with its client."""
+
+    async def __init__(self, settings: Settings, engines: Mapping[str, DeploymentHandle]) -> None:
+        start_telemetry("dispatcher")
+        store = await asyncio.to_thread(Store.open, settings.database_url, lambda: int(time.time()))
+        objects = Objects(settings.objects_url)
+        watch = ReplicaWatch(settings.models, engines)
+        owner = f"dispatcher-{uuid4().hex}"
+        self._dispatcher = Dispatcher(store, objects, RayEngines(watch, engines), settings, owner)
+        lifecycle = Lifecycle(store, objects, settings, owner)
+        self._tasks = [
+            asyncio.create_task(watch.run(), name="watch"),
+            asyncio.create_task(run_loops(self._dispatcher, lifecycle, settings.dispatch), name="loops"),
+        ]
+
+    def check_health(self) -> None:
+        """Serve's health check: a loop that ended has ended with an error, and Serve replaces the replica."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    async def __del__(self) -> None:
+        """Serve's graceful end, as in a redeploy: what was finished is kept, the rest is free for others at once."""
+        for task in self._tasks:
+            task.cancel()
+        await self._dispatcher.close()

@@ -1,0 +1,259 @@
+"""A vLLM replica: lines in, answers streamed out; the online endpoints; and a heartbeat that goes through the core.
+
+Everything here that reaches below the public surface of Ray Serve LLM and vLLM (the engine client and the chat
+handler in the state of vLLM's HTTP app) is in this file; tests/unit/test_upgrade.py says when an upgrade broke it.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+from ray import serve
+from ray.serve.llm.deployment import LLMServer
+
+from app.batch.dispatch import Answer
+from app.errors import EngineLost
+from app.store import Usage
+from deployments.messages import Heartbeat, HttpStart
+
+COALESCE_SECONDS = 0.2
+"""Answers of a call are sent on together for this long: a message through Ray costs about as much CPU as a line."""
+
+HEARTBEAT_SECONDS = 1.0
+
+HANG_SECONDS = 30.0
+"""A core that has not answered for this long hangs. Its answer waits for the step under way, and the slowest step seen
+took 7 s (6,500-word prompts on 2 CPU cores)."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class BatchEngine(LLMServer):
+    """One replica of a model. Placement, parallelism and vLLM's engine come from LLMServer."""
+
+    async def __init__(self, llm_config: Any) -> None:
+        await super().__init__(llm_config)
+        self._app = await self.__serve_build_asgi_app__()
+        self._client = self._app.state.engine_client
+        self._chat = ChatHandler(self._app.state)
+        self._replica = serve.get_replica_context().replica_id.unique_id
+        self._last_answer = time.monotonic()
+        self._pulse = asyncio.create_task(self._feel_pulse())
+
+    async def _start_engine(self) -> None:
+        """LLMServer's own also starts an actor that reports usage: seconds of start-up and a process more."""
+        await self.engine.start()
+
+    async def check_health(self) -> None:
+        """Serve's health check. Raises when vLLM's core is dead or hangs; Serve then replaces the replica."""
+        await super().check_health()
+        silent = time.monotonic() - self._last_answer
+        if silent > HANG_SECONDS:
+            raise EngineLost(f"vLLM's core has not answered for {silent:.0f} s")
+        if self._pulse.done():
+            self._pulse.result()
+
+    async def watch(self, replica: str) -> AsyncIterator[Heartbeat]:
+        """A heartbeat each second, for as long as vLLM's core answers. Raises EngineLost when it is dead."""
+        self._must_be(replica)
+        beat = Heartbeat(self._client.vllm_config.scheduler_config.max_num_seqs)
+        seen = 0.0
+        while True:
+            self._raise_if_dead(None)
+            if self._last_answer > seen:
+                seen = self._last_answer
+                yield beat
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _feel_pulse(self) -> None:
+        while True:
+            await self._client.is_sleeping()  # the cheapest true round trip into the core
+            self._last_answer = time.monotonic()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def run_lines(self, endpoint: str, bodies: Sequence[bytes], replica: str) -> AsyncIterator[list[Answer]]:
+        """Answers each body once, in any order, several at a time. Raises EngineLost when vLLM's core is gone.
+
+        Closing the stream aborts in vLLM what is not answered yet.
+        """
+        self._must_be(replica)
+        answers: asyncio.Queue[Answer | BaseException] = asyncio.Queue()
+
+        async def answer(position: int, body: bytes) -> None:
+            try:
+                answers.put_nowait(await self._answer(position, endpoint, body))
+            except EngineLost as error:
+                answers.put_nowait(error)
+
+        tasks = [asyncio.create_task(answer(position, body)) for position, body in enumerate(bodies)]
+        left = len(tasks)
+        try:
+            while left:
+                ready = [await answers.get()]
+                if left > 1:
+                    await asyncio.sleep(COALESCE_SECONDS)
+                while not answers.empty():
+                    ready.append(answers.get_nowait())
+                good = [each for each in ready if isinstance(each, Answer)]
+                left -= len(good)
+                if good:
+                    yield good
+                for each in ready:
+                    if isinstance(each, BaseException):
+                        raise each
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def call(
+        self, path: str, body: bytes, headers: list[tuple[str, str]]
+    ) -> AsyncGenerator[HttpStart | bytes, None]:
+        """One online request through vLLM's own HTTP app: first an HttpStart, then the body as it comes."""
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        async with contextlib.aclosing(_http(self._app, path, body, raw)) as messages:
+            async for message in messages:
+                yield message
+
+    def _must_be(self, replica: str) -> None:
+        """The caller counts lines by replica: a call that came here because its target is gone is refused."""
+        if replica != self._replica:
+            raise EngineLost(f"replica {replica} is gone")
+
+    async def _answer(self, position: int, endpoint: str, body: bytes) -> Answer:
+        try:
+            answer = await self._chat.answer(body) if endpoint == "/v1/chat/completions" else None
+            status, content, usage = answer or await self._answer_over_http(endpoint, body)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  # recorded as the line's answer, or as the engine's death
+            self._raise_if_dead(error)
+            status, content, usage = 500, _envelope(500, f"{type(error).__name__}: {error}"), Usage()
+        if status >= 500:
+            self._raise_if_dead(None)
+        return Answer(position, status, content, usage)
+
+    async def _answer_over_http(self, endpoint: str, body: bytes) -> tuple[int, bytes, Usage]:
+        """Through vLLM's HTTP app, in this process: all of its endpoints, validation and error bodies."""
+        status, parts = 500, []
+        headers = [(b"content-type", b"application/json")]
+        async with contextlib.aclosing(_http(self._app, endpoint, body, headers)) as messages:
+            async for message in messages:
+                if isinstance(message, HttpStart):
+                    status = message.status
+                else:
+                    parts.append(message)
+        content = b"".join(parts)
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or (status >= 400 and "error" not in answer):
+            return status, _envelope(status, f"{endpoint}: {content.decode(errors='replace')}"), Usage()
+        return status, content, _usage(answer.get("usage"))
+
+    def _raise_if_dead(self, cause: BaseException | None) -> None:
+        if self._client.errored:
+            raise EngineLost(f"vLLM's core is gone: {self._client.dead_error}") from cause
+
+
+class ChatHandler:
+    """The short way for the endpoint of most batches: vLLM's chat handler, without HTTP round it.
+
+    It answers only what goes well. Whatever does not is left to vLLM's HTTP app, so that errors are in its own words.
+    """
+
+    def __init__(self, state: Any) -> None:
+        from pydantic import ValidationError
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
+        from vllm.exceptions import VLLMError
+
+        self._handler = getattr(state, "openai_serving_chat", None)
+        self._request_class = ChatCompletionRequest
+        self._response_class = ChatCompletionResponse
+        self._refusals = (ValidationError, ValueError, TypeError, VLLMError)
+
+    async def answer(self, body: bytes) -> tuple[int, bytes, Usage] | None:
+        if self._handler is None:
+            return None
+        try:
+            request = self._request_class.model_validate(json.loads(body))
+            response = await self._handler.create_chat_completion(request)
+        except self._refusals:
+            return None
+        if not isinstance(response, self._response_class):
+            return None
+        return 200, response.model_dump_json().encode(), _usage(response.usage.model_dump())
+
+
+async def _http(app: Any, path: str, body: bytes, headers: Headers) -> AsyncGenerator[HttpStart | bytes, None]:
+    """A POST to an ASGI app in this process. Closing the generator ends the request."""
+    messages: asyncio.Queue[Any] = asyncio.Queue(maxsize=16)
+    sent = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal sent
+        if sent:
+            await asyncio.Event().wait()  # the client never leaves: leaving is cancellation of this task
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def run() -> None:
+        try:
+            await app(_scope(path, body, headers), receive, messages.put)
+        finally:
+            await messages.put(None)
+
+    task = asyncio.create_task(run())
+    try:
+        while (message := await messages.get()) is not None:
+            if message["type"] == "http.response.start":
+                pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]]
+                yield HttpStart(message["status"], pairs)
+            elif message.get("body"):
+                yield message["body"]
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _scope(path: str, body: bytes, headers: Headers) -> dict[str, Any]:
+    kept = [(name, value) for name, value in headers if name not in (b"content-length", b"host", b"authorization")]
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [*kept, (b"host", b"engine"), (b"content-length", str(len(body)).encode())],
+        "client": ("127.0.0.1", 0),
+        "server": ("engine", 80),
+        "state": {},
+    }
+
+
+def _usage(usage: dict[str, Any] | None) -> Usage:
+    """vLLM's usage of one answer (chat, completion, embedding or responses) in the terms of the batch object."""
+    if not usage:
+        return Usage()
+    prompt_details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    output_details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
+    return Usage(
+        input_tokens=usage.get("prompt_tokens") or usage.get("input_tokens") or 0,
+        cached_tokens=prompt_details.get("cached_tokens") or 0,
+        output_tokens=usage.get("completion_tokens") or usage.get("output_tokens") or 0,
+        reasoning_tokens=output_details.get("reasoning_tokens") or 0,
+    )
+
+
+def _envelope(status: int, message: str) -> bytes:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}}).encode()

@@ -1,0 +1,54 @@
+"""From a model's settings to its engine deployment."""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
+from ray.serve.llm import LLMConfig
+
+from app.settings import ModelSettings, Settings
+from deployments.engine import BatchEngine
+from deployments.placement import bundle
+
+MAX_CALLS = 1000
+"""Calls a replica takes at once: watches, calls with lines, online requests. vLLM queues; this is no limit to meet."""
+
+CPU_SEQUENCES = 256
+
+
+def engine_application(model: ModelSettings, settings: Settings) -> Application:
+    """One deployment, named `Engine:` and the model's id, as the Ray dashboard shows it."""
+    config = LLMConfig(
+        model_loading_config={"model_id": model.id, "model_source": model.source},
+        engine_kwargs=_engine_arguments(model),
+        accelerator_type=model.accelerator_type,
+        placement_group_config={"bundle_per_worker": bundle(model)},
+        deployment_config={
+            "num_replicas": model.replicas,
+            "max_ongoing_requests": MAX_CALLS,
+            "ray_actor_options": {"num_cpus": 0},
+        },
+        runtime_env={"env_vars": dict(model.env)},
+        log_engine_metrics=False,
+    )
+    options = BatchEngine.get_deployment_options(config)
+    return (
+        serve.deployment(BatchEngine)
+        .options(
+            **options,
+            name=f"Engine:{model.id}",
+            health_check_period_s=settings.health_check_seconds,
+            request_router_config=RequestRouterConfig(request_router_class="deployments.replicas:TrackingRouter"),
+        )
+        .bind(config)
+    )
+
+
+def _engine_arguments(model: ModelSettings) -> dict[str, Any]:
+    """vLLM's arguments, with our choices where the config is silent."""
+    chosen: dict[str, Any] = {"disable_log_stats": True}
+    sequences = model.max_num_seqs or (CPU_SEQUENCES if model.device == "cpu" else None)
+    if sequences is not None:
+        chosen["max_num_seqs"] = sequences
+    return {**chosen, **model.engine}

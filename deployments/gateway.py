@@ -1,0 +1,74 @@
+"""The ingress: hands Serve a Starlette app, and passes online requests on to the engine replicas."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from app.api.app import build_app
+from app.api.online import OnlineAnswer
+from app.errors import EngineLost
+from app.objects import Objects
+from app.settings import Settings
+from app.store import Store
+from app.telemetry import start_telemetry
+from deployments.placement import PlacementDoctor
+from deployments.replicas import ReplicaWatch
+
+
+@serve.deployment(name="Gateway")
+@serve.ingress()
+class Gateway:
+    """Serve calls `__serve_build_asgi_app__` once the constructor is through, on the replica's event loop."""
+
+    async def __init__(
+        self, settings: Settings, engines: Mapping[str, DeploymentHandle], dispatcher: DeploymentHandle
+    ) -> None:
+        """`dispatcher` is not called: it is here so that Serve starts it as part of this application."""
+        start_telemetry("gateway")
+        self._settings = settings
+        self._handles = engines
+        self._doctor = PlacementDoctor(settings, {model: handle.deployment_name for model, handle in engines.items()})
+        self._watch = ReplicaWatch(settings.models, engines, self._doctor.reason)
+        self._tasks = [
+            asyncio.create_task(self._watch.run(), name="watch"),
+            asyncio.create_task(self._doctor.run(), name="doctor"),
+        ]
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        store = await asyncio.to_thread(Store.open, self._settings.database_url, lambda: int(time.time()))
+        objects = Objects(self._settings.objects_url)
+        return build_app(self._settings, store, objects, self._watch, RayOnline(self._handles))
+
+    def check_health(self) -> None:
+        """Serve's health check: a task that ended has ended with an error."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+
+class RayOnline:
+    """Online requests to the replica with the shortest queue."""
+
+    def __init__(self, handles: Mapping[str, DeploymentHandle]) -> None:
+        self._handles = handles
+
+    async def call(self, model: str, path: str, body: bytes, headers: list[tuple[str, str]]) -> OnlineAnswer:
+        """Raises EngineLost when the replica dies before it answers."""
+        parts = _parts(self._handles[model].options(stream=True).call.remote(path, body, headers))
+        start = await anext(parts)
+        return OnlineAnswer(start.status, start.headers, parts)
+
+
+async def _parts(stream: Any) -> AsyncIterator[Any]:
+    try:
+        async for part in stream:
+            yield part
+    except (asyncio.CancelledError, GeneratorExit):
+        stream.cancel()
+        raise
+    except Exception as error:
+        raise EngineLost(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,248 @@
+"""Which engine replicas can work, as this process knows it: the one place that gate, health and dispatcher ask.
+
+Two sources, both pushed, none polled. Serve's controller tells every router which replicas run, and the router tells
+the board below. And a stream of heartbeats from each of them says that it can work: it breaks within milliseconds
+when the process dies, and falls silent when vLLM's core hangs. A replica is healthy between its first beat and either.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+
+import structlog
+from ray.serve.handle import DeploymentHandle
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+from app.batch.dispatch import Answer
+from app.errors import EngineLost
+from app.health import ModelHealth
+from app.settings import ModelSettings
+
+log = structlog.get_logger()
+
+HOUR = 3600.0
+
+SILENCE_SECONDS = 35.0
+"""A replica silent for this long is not healthy. By then its own health check has called the core hung (engine.py)."""
+
+REWATCH_SECONDS = 0.2
+
+
+class Board:
+    """The replicas that run, by deployment. Routers write it from their own threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._running: dict[str, frozenset[str]] = {}
+        self._listeners: list[Callable[[], object]] = []
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        with self._lock:
+            self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[], object]) -> None:
+        with self._lock:
+            self._listeners.remove(listener)
+
+    def running(self, deployment: str) -> frozenset[str]:
+        return self._running.get(deployment, frozenset())
+
+    def write(self, deployment: str, replicas: frozenset[str]) -> None:
+        with self._lock:
+            self._running[deployment] = replicas
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+
+
+board = Board()
+
+
+class TrackingRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
+    """Writes the board, and sends a call with a keyword `replica` to that replica; any other to the shortest queue.
+
+    Serve pickles this class by value into other processes, so its methods look the board up in the module.
+    """
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        target = pending_request.kwargs.get("replica") if pending_request is not None else None
+        named = [each for each in candidate_replicas if each.replica_id.unique_id == target]
+        # A target that is gone: any replica may take the call, and refuses it, so that the caller need not wait.
+        return [named or list(candidate_replicas)]
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        super().update_replicas(replicas)
+        self._write_board()
+
+    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
+        super().on_replica_actor_died(replica_id)
+        self._write_board()
+
+    def _write_board(self) -> None:
+        from deployments.replicas import board
+
+        running = frozenset(replica_id.unique_id for replica_id in self.curr_replicas)
+        board.write(self._deployment_id.name, running)
+
+
+@dataclass
+class _Replica:
+    """A replica that beats, or did."""
+
+    max_num_seqs: int
+    last_beat: float
+
+
+@dataclass
+class _Model:
+    settings: ModelSettings
+    handle: DeploymentHandle
+    deployment: str
+    alive: dict[str, _Replica] = field(default_factory=dict)
+    watches: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    last_healthy: float | None = None
+    losses: deque[float] = field(default_factory=deque)
+
+
+class ReplicaWatch:
+    """Watches the replicas of all models from this process. `clock` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        models: Sequence[ModelSettings],
+        handles: Mapping[str, DeploymentHandle],
+        reason: Callable[[str], str | None] = lambda model: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._models = {
+            model.id: _Model(model, handles[model.id], handles[model.id].deployment_name) for model in models
+        }
+        self._reason = reason
+        self._clock = clock
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled: a watch for each replica on the board."""
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self._changed.set)
+
+        board.listen(wake)
+        first_calls = [asyncio.create_task(self._first_call(model)) for model in self._models.values()]
+        try:
+            while True:
+                self._changed.clear()
+                for model in self._models.values():
+                    self._watch_new(model)
+                await self._changed.wait()
+        finally:
+            board.unlisten(wake)
+            for task in [*first_calls, *(watch for model in self._models.values() for watch in model.watches.values())]:
+                task.cancel()
+
+    def replicas(self, model_id: str) -> dict[str, int]:
+        """The healthy replicas, each with the number of sequences that its vLLM runs at once."""
+        model = self._models[model_id]
+        since = self._clock() - SILENCE_SECONDS
+        running = board.running(model.deployment)
+        return {
+            name: replica.max_num_seqs
+            for name, replica in model.alive.items()
+            if replica.last_beat >= since and name in running
+        }
+
+    def model(self, model_id: str) -> ModelHealth | None:
+        model = self._models.get(model_id)
+        if model is None:
+            return None
+        healthy, now = len(self.replicas(model_id)), self._clock()
+        if healthy:
+            model.last_healthy = now
+        while model.losses and model.losses[0] < now - HOUR:
+            model.losses.popleft()
+        return ModelHealth(
+            id=model_id,
+            healthy=healthy,
+            target=model.settings.replicas,
+            last_healthy_seconds_ago=None if model.last_healthy is None else round(now - model.last_healthy, 1),
+            restarts_last_hour=len(model.losses),
+            reason=self._reason(model_id) if healthy < model.settings.replicas else None,
+        )
+
+    def models(self) -> list[ModelHealth]:
+        return [health for model_id in self._models if (health := self.model(model_id)) is not None]
+
+    async def _first_call(self, model: _Model) -> None:
+        """A handle has a router, and the board its writer, only from its first call; what that answers is not asked."""
+        await asyncio.gather(model.handle.check_health.remote(), return_exceptions=True)
+
+    def _watch_new(self, model: _Model) -> None:
+        running = board.running(model.deployment)
+        for name in running - set(model.watches):
+            model.watches[name] = asyncio.create_task(self._watch(model, name), name=f"watch {name}")
+        for name in set(model.watches) - running:
+            # Taken out of service by Serve. A stream left open would hold up its graceful end.
+            model.watches.pop(name).cancel()
+
+    async def _watch(self, model: _Model, name: str) -> None:
+        while name in board.running(model.deployment):
+            stream = model.handle.options(stream=True).watch.remote(replica=name)
+            try:
+                async for beat in stream:
+                    self._beat(model, name, beat.max_num_seqs)
+            except asyncio.CancelledError:
+                stream.cancel()
+                self._forget(model, name)
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever broke the stream, the replica is not known to work
+                self._lost(model, name, error)
+            await asyncio.sleep(REWATCH_SECONDS)
+
+    def _beat(self, model: _Model, name: str, max_num_seqs: int) -> None:
+        now = self._clock()
+        if name not in model.alive:
+            log.info("replica healthy", model=model.settings.id, replica=name)
+        model.alive[name] = _Replica(max_num_seqs, now)
+        model.last_healthy = now
+
+    def _lost(self, model: _Model, name: str, error: Exception) -> None:
+        if self._forget(model, name):
+            model.losses.append(self._clock())
+            log.warning("replica lost", model=model.settings.id, replica=name, reason=_first_line(error))
+
+    def _forget(self, model: _Model, name: str) -> bool:
+        return model.alive.pop(name, None) is not None
+
+
+class RayEngines:
+    """The engine replicas as the dispatcher uses them."""
+
+    def __init__(self, watch: ReplicaWatch, handles: Mapping[str, DeploymentHandle]) -> None:
+        self._watch = watch
+        self._handles = handles
+
+    def replicas(self, model: str) -> dict[str, int]:
+        return self._watch.replicas(model)
+
+    async def run(
+        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes]
+    ) -> AsyncIterator[list[Answer]]:
+        stream = self._handles[model].options(stream=True).run_lines.remote(endpoint, bodies, replica=replica)
+        try:
+            async for answers in stream:
+                yield answers
+        except (asyncio.CancelledError, GeneratorExit):
+            stream.cancel()
+            raise
+        except Exception as error:
+            raise EngineLost(_first_line(error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

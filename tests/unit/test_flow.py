@@ -1,0 +1,257 @@
+"""A batch from validating to its result files, and what happens to it when things die: without Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.batch.results import stream_results
+from app.errors import ObjectsUnavailable, StoreUnavailable
+from app.store import Batch
+from tests.unit.yard import Yard, request, requests
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Any:
+    made = Yard(tmp_path)
+    yield made
+    made.store.close()
+
+
+def custom_ids(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["custom_id"] for line in lines]
+
+
+async def test_each_line_is_answered_once_and_in_input_order(yard: Yard) -> None:
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(requests(30)))
+    output = await yard.lines(batch.output_file_id)
+    assert (batch.status, batch.total, batch.completed, batch.failed) == ("completed", 30, 30, 0)
+    assert custom_ids(output) == [f"line-{number}" for number in range(30)]
+    assert len({line["id"] for line in output}) == 30
+    assert all(line["error"] is None and line["response"]["status_code"] == 200 for line in output)
+    assert batch.error_file_id is None
+    assert (batch.input_tokens, batch.output_tokens) == (60, 90)
+
+
+async def test_the_body_reaches_the_engine_byte_for_byte(yard: Yard) -> None:
+    odd = b'{"model" :\t"tiny", "messages":[], "n":1e400, "x":1.10, "x":' + b"7" * 400 + b', "u":"\\u0041\xe2\x80\xa8"}'
+    line = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":' + odd + b"}\r\n\r\n"
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(line))
+    assert batch.completed == 1
+    assert yard.engines.seen == [odd]
+
+
+async def test_a_line_that_the_model_refuses_stands_in_the_error_file_with_its_status_and_body(yard: Yard) -> None:
+    refusal = {"error": {"message": "too long", "type": "BadRequestError", "param": None, "code": 400}}
+    yard.engines.reply = lambda body: (400, refusal) if b"line-3" in body else (200, {})
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(requests(9)))
+    errors = await yard.lines(batch.error_file_id)
+    assert (batch.status, batch.completed, batch.failed) == ("completed", 8, 1)
+    assert custom_ids(errors) == ["line-3"]
+    assert errors[0]["response"]["status_code"] == 400
+    assert errors[0]["response"]["body"] == refusal
+    assert errors[0]["error"] is None
+    assert "line-3" not in custom_ids(await yard.lines(batch.output_file_id))
+
+
+async def test_a_batch_whose_lines_all_fail_completes_without_an_output_file(yard: Yard) -> None:
+    yard.engines.reply = lambda body: (400, {"error": {}})
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(requests(5)))
+    assert (batch.status, batch.completed, batch.failed, batch.output_file_id) == ("completed", 0, 5, None)
+
+
+async def test_a_bad_file_fails_with_the_line_and_the_code(yard: Yard) -> None:
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(request("a") + b"\nnonsense\n"))
+    assert batch.status == "failed"
+    assert [(error["code"], error["line"]) for error in batch.errors or []] == [("invalid_json_line", 2)]
+    assert yard.engines.seen == []
+
+
+async def test_the_engine_is_kept_full_but_never_gets_more_than_twice_its_slots(yard: Yard) -> None:
+    yard.engines.hold()
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(100))
+        await yard.until(batch_id, lambda batch: yard.engines.in_flight == 16)
+        yard.engines.open.set()
+        await yard.finished(batch_id)
+    assert yard.engines.most_in_flight == 2 * yard.engines.slots
+
+
+async def test_lines_lost_with_an_engine_run_again_and_none_fails(yard: Yard) -> None:
+    async with yard.dispatcher():
+        answered = iter(range(10**6))
+        yard.engines.reply = lambda body: (200, {"n": yard.engines.hold() if next(answered) == 5 else None})
+        batch_id = await yard.create(requests(40))
+        await yard.until(batch_id, lambda batch: not yard.engines.open.is_set())
+        yard.engines.kill("r1")
+        during = await yard.until(batch_id, lambda batch: batch.completed >= 6)
+        assert during.status == "in_progress"
+        yard.engines.alive.add("r2")
+        yard.engines.open.set()
+        batch = await yard.finished(batch_id)
+    assert (batch.status, batch.completed, batch.failed) == ("completed", 40, 0)
+    assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(40)]
+
+
+async def test_while_no_replica_is_healthy_nothing_is_claimed(yard: Yard) -> None:
+    yard.engines.alive.clear()
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(3))
+        await yard.until(batch_id, lambda batch: batch.status == "in_progress")
+        assert await yard.store.claim_shards("probe", 60, "tiny", 10) != []
+        assert yard.engines.seen == []
+
+
+async def test_a_dispatcher_that_dies_is_followed_by_one_that_runs_only_what_is_not_durable(tmp_path: Path) -> None:
+    yard = Yard(tmp_path, lease_seconds=1)
+    answered = iter(range(10**6))
+    yard.engines.reply = lambda body: (200, {"n": yard.engines.hold() if next(answered) == 9 else None})
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(40))
+        first = await yard.until(batch_id, lambda batch: batch.completed >= 10)
+    yard.engines.open.set()
+    yard.engines.seen.clear()
+    async with yard.dispatcher():
+        batch = await yard.finished(batch_id)
+    assert batch.completed == 40
+    assert len(yard.engines.seen) == 40 - first.completed
+    assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(40)]
+
+
+async def test_cancel_keeps_what_is_finished_and_aborts_the_rest(yard: Yard) -> None:
+    answered = iter(range(10**6))
+    yard.engines.reply = lambda body: (200, {"n": yard.engines.hold() if next(answered) == 6 else None})
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(50))
+        await yard.until(batch_id, lambda batch: batch.completed >= 7)
+        cancelling = await yard.store.cancel_batch("default", batch_id)
+        assert cancelling is not None and cancelling.status == "cancelling"
+        batch = await yard.finished(batch_id)
+    output, errors = await yard.lines(batch.output_file_id), await yard.lines(batch.error_file_id)
+    assert batch.status == "cancelled"
+    assert (len(output), len(errors)) == (batch.completed, batch.failed)
+    assert sorted(custom_ids(output + errors)) == sorted(f"line-{number}" for number in range(50))
+    assert {error["error"]["code"] for error in errors} == {"batch_cancelled"}
+    assert yard.engines.in_flight == 0 and yard.engines.aborted > 0
+
+
+async def test_an_overdue_batch_expires_with_what_it_has(yard: Yard) -> None:
+    answered = iter(range(10**6))
+    yard.engines.reply = lambda body: (200, {"n": yard.engines.hold() if next(answered) == 2 else None})
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(20))
+        await yard.until(batch_id, lambda batch: batch.completed >= 3)
+        yard.clock.seconds += 86_401
+        batch = await yard.finished(batch_id)
+    errors = await yard.lines(batch.error_file_id)
+    assert (batch.status, batch.completed + batch.failed) == ("expired", 20)
+    assert {error["error"]["code"] for error in errors} == {"batch_expired"}
+
+
+async def test_cancel_while_validating_ends_with_no_line(yard: Yard) -> None:
+    batch_id = await yard.create(requests(3))
+    await yard.store.cancel_batch("default", batch_id)
+    async with yard.dispatcher():
+        batch = await yard.finished(batch_id)
+    assert (batch.status, batch.total, batch.output_file_id, batch.error_file_id) == ("cancelled", 0, None, None)
+
+
+async def test_results_are_readable_while_the_batch_runs(yard: Yard) -> None:
+    answered = iter(range(10**6))
+    yard.engines.reply = lambda body: (200, {"n": yard.engines.hold() if next(answered) == 4 else None})
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(20))
+        await yard.until(batch_id, lambda batch: batch.completed >= 5)
+        data = b"".join([part async for part in stream_results(yard.store, yard.objects, batch_id)])
+        lines = custom_ids([json.loads(line) for line in data.splitlines()])
+        assert 5 <= len(lines) < 20
+        assert lines == sorted(lines, key=lambda name: int(name.removeprefix("line-")))
+        yard.engines.open.set()
+        await yard.finished(batch_id)
+
+
+@pytest.mark.parametrize("broken", ["objects", "store"])
+async def test_results_wait_while_storage_is_away_and_none_is_lost(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    failures = iter([True] * 2)
+    put, record = yard.objects.put, yard.store.record
+
+    async def failing_put(key: str, data: bytes) -> None:
+        if next(failures, False):
+            raise ObjectsUnavailable("away")
+        await put(key, data)
+
+    async def failing_record(drafts: Any) -> Any:
+        if next(failures, False):
+            raise StoreUnavailable("away")
+        return await record(drafts)
+
+    batch_id = await yard.create(requests(12))
+    if broken == "objects":
+        monkeypatch.setattr(yard.objects, "put", failing_put)
+    else:
+        monkeypatch.setattr(yard.store, "record", failing_record)
+    async with yard.dispatcher():
+        batch = await yard.finished(batch_id)
+    assert next(failures, None) is None
+    assert (batch.completed, batch.failed) == (12, 0)
+    assert len(yard.engines.seen) == 12
+
+
+async def test_a_batch_whose_input_is_gone_fails_instead_of_being_picked_for_ever(yard: Yard) -> None:
+    yard.engines.alive.clear()
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(8))
+        batch = await yard.until(batch_id, lambda batch: batch.status == "in_progress")
+        file = await yard.store.file("default", batch.input_file_id)
+        assert file is not None
+        await yard.objects.delete(file.object_key)
+        yard.engines.alive.add("r1")
+        batch = await yard.finished(batch_id)
+    assert batch.status == "failed"
+    assert [error["code"] for error in batch.errors or []] == ["input_file_gone"]
+
+
+async def test_finalising_that_is_cut_off_is_done_anew_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yard = Yard(tmp_path, lease_seconds=1)
+    finish, written = yard.store.finish_batch, []
+
+    async def cut_off(claim: Any, output: Any, error: Any) -> bool:
+        written.append(await yard.objects.read(output.object_key))
+        if len(written) == 1:
+            raise StoreUnavailable("away")
+        return await finish(claim, output, error)
+
+    monkeypatch.setattr(yard.store, "finish_batch", cut_off)
+    async with yard.dispatcher():
+        batch: Batch = await yard.finished(await yard.create(requests(10)))
+    assert batch.status == "completed"
+    assert len(written) == 2 and written[0] == written[1]
+
+
+async def test_segments_go_once_the_output_file_is_there(yard: Yard) -> None:
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(requests(10)))
+        folder = yard.settings.data / "objects" / "segments"
+        await yard.until(batch.id, lambda _: not [path for path in folder.rglob("*") if path.is_file()])
+
+
+async def test_files_past_their_time_go_with_their_objects(yard: Yard) -> None:
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(requests(4), output_expires_after=3600))
+        output = await yard.store.file("default", batch.output_file_id or "")
+        assert output is not None and output.expires_at == yard.clock() + 3600
+        path = yard.settings.data / "objects" / output.object_key
+        assert path.exists()
+        yard.clock.seconds += 3601
+        await yard.until(batch.id, lambda _: not path.exists())
+    assert await yard.store.file("default", output.id) is None
