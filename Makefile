@@ -4,6 +4,8 @@
 PYTHON ?= python3.11
 BATCHYARD_CONFIG ?= local.yaml
 TESTS ?= tests
+# Such as BENCH_ARGS="--lines 400 --repeats 1".
+BENCH_ARGS ?=
 # Where PyTorch's CPU wheel comes from if pip's own sources lack it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # For `make lock`: uv itself, and more of its options, such as LOCK_FLAGS=--upgrade.
@@ -55,7 +57,7 @@ lint: $(APP) $(DEV) ## ruff and mypy
 	$(BIN)/mypy
 
 bench: $(APP) models/tiny ## compare lines per second with `vllm run-batch`
-	@exec $(BIN)/python -m benchmarks.run_batch
+	@exec $(BIN)/python -m benchmarks.run_batch $(BENCH_ARGS)
 
 chaos: ## kill everything and count the lines
 	@echo "The chaos suite is not written yet: it comes with issue 4." >&2; exit 1

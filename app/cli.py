@@ -49,11 +49,12 @@ def serve() -> None:
 @cli.command()
 def prepare(name: str, root: Annotated[Path, typer.Argument()] = Path("models")) -> None:
     """Make one of the small models that packages carry, in ROOT/NAME."""
+    from deployments.small_models import ModelPackageMissing
     from deployments.small_models import prepare as prepare_model
 
     try:
         console.print(prepare_model(name, root))
-    except ValueError as error:
+    except (ValueError, ModelPackageMissing) as error:
         _stop(str(error))
 
 

@@ -82,11 +82,13 @@ class Objects:
 
     async def _synchronise(self, key: str) -> None:
         if self._folder is not None:
-            await asyncio.to_thread(_synchronise_file, self._folder / key)
+            await asyncio.to_thread(_synchronise_file, self._folder, key)
 
 
-def _synchronise_file(path: Path) -> None:
-    for each in (path, path.parent):
+def _synchronise_file(folder: Path, key: str) -> None:
+    """The file and the folders from it up to `folder`: each may be new, and lasts only once its parent is written."""
+    path = folder / key
+    for each in (path, *path.parents[: len(Path(key).parts)]):
         descriptor = os.open(each, os.O_RDONLY)
         try:
             os.fsync(descriptor)

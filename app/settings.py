@@ -19,7 +19,8 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/r
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Inputs may be secrets, and pydantic's report of an error would show them.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class ModelSettings(_Frozen):
@@ -161,6 +162,11 @@ class Settings(_Frozen):
                 f"database: {scheme!r} is not supported yet; PostgreSQL comes in a later release. "
                 "Leave `database` out to use SQLite in `data`, on one node"
             )
+        if self.database is not None and not self.database.startswith("sqlite:////"):
+            raise ValueError(
+                f"database: {self.database!r} names no file that all processes share; "
+                "give its full path, with four slashes: sqlite:////var/lib/batchyard.db"
+            )
         return self
 
     @property
@@ -192,10 +198,7 @@ class Settings(_Frozen):
         if keys := environ.get("BATCHYARD_API_KEYS"):
             merged["api_keys"] = [key.strip() for key in keys.split(",") if key.strip()]
         if replicas := environ.get("BATCHYARD_REPLICAS"):
-            merged["models"] = [
-                {**model, "replicas": replicas} if isinstance(model, Mapping) else model
-                for model in merged.get("models", ())
-            ]
+            merged["models"] = _with_replicas(merged.get("models"), replicas)
         try:
             settings = cls.model_validate(merged)
         except ValidationError as error:
@@ -208,6 +211,13 @@ class Settings(_Frozen):
                 ),
             }
         )
+
+
+def _with_replicas(models: Any, replicas: str) -> Any:
+    """What is no list of mappings stays as it is, for the check to name it."""
+    if not isinstance(models, list | tuple):
+        return models
+    return [{**model, "replicas": replicas} if isinstance(model, Mapping) else model for model in models]
 
 
 def _absolute_if_folder(source: str) -> str:

@@ -4,9 +4,13 @@ Everything here that reaches below the public surface of Ray Serve LLM and vLLM 
 handler in the state of vLLM's HTTP app) is in this file; tests/unit/test_upgrade.py says when an upgrade broke it.
 """
 
+from deployments import priority  # noqa: F401  # first of all: it acts on import
+
+# isort: split
 import asyncio
 import contextlib
 import json
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
@@ -35,7 +39,9 @@ class BatchEngine(LLMServer):
     """One replica of a model. Placement, parallelism and vLLM's engine come from LLMServer."""
 
     async def __init__(self, llm_config: Any) -> None:
-        await super().__init__(llm_config)
+        # A folder needs no download; asking costs a worker process that imports vLLM, 10 s of each start.
+        llm_config.get_or_create_callback().ctx.run_init_node = not _is_folder(llm_config)
+        await super().__init__(llm_config, engine_cls=_with_lean_executor(self._get_default_engine_class()))
         self._app = await self.__serve_build_asgi_app__()
         self._client = self._app.state.engine_client
         self._chat = ChatHandler(self._app.state)
@@ -158,6 +164,29 @@ class BatchEngine(LLMServer):
     def _raise_if_dead(self, cause: BaseException | None) -> None:
         if self._client.errored:
             raise EngineLost(f"vLLM's core is gone: {self._client.dead_error}") from cause
+
+
+def _is_folder(llm_config: Any) -> bool:
+    return os.path.isdir(llm_config.model_loading_config.model_source or "")
+
+
+def _with_lean_executor(engine_class: Any) -> Any:
+    """Ray Serve LLM's engine, with vLLM's worker inside the core's process on a CPU.
+
+    Otherwise there is a process more between core and model, which spins on shared memory (docs/performance.md) and
+    takes 8 s to start. Ray Serve LLM overwrites `distributed_executor_backend` of the config, so it is set behind it.
+    """
+
+    class LeanEngine(engine_class):
+        def _start_async_llm_engine(self, arguments: Any, config: Any, placement_group: Any) -> Any:
+            parallel = config.parallel_config
+            if config.device_config.device_type == "cpu" and parallel.world_size == 1:
+                from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+                parallel.distributed_executor_backend = UniProcExecutor
+            return super()._start_async_llm_engine(arguments, config, placement_group)
+
+    return LeanEngine
 
 
 class ChatHandler:

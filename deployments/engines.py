@@ -1,5 +1,6 @@
 """From a model's settings to its engine deployment."""
 
+import os
 from typing import Any
 
 from ray import serve
@@ -8,6 +9,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.llm import LLMConfig
 
 from app.settings import ModelSettings, Settings
+from deployments import priority
 from deployments.engine import BatchEngine
 from deployments.placement import bundle
 
@@ -15,6 +17,9 @@ MAX_CALLS = 1000
 """Calls a replica takes at once: watches, calls with lines, online requests. vLLM queues; this is no limit to meet."""
 
 CPU_SEQUENCES = 256
+
+CPU_NICENESS = 10
+"""Enough for the scheduler to prefer the gateway clearly, not so much that other programs starve the model."""
 
 
 def engine_application(model: ModelSettings, settings: Settings) -> Application:
@@ -29,7 +34,7 @@ def engine_application(model: ModelSettings, settings: Settings) -> Application:
             "max_ongoing_requests": MAX_CALLS,
             "ray_actor_options": {"num_cpus": 0},
         },
-        runtime_env={"env_vars": dict(model.env)},
+        runtime_env=_runtime_env(model),
         log_engine_metrics=False,
     )
     options = BatchEngine.get_deployment_options(config)
@@ -45,10 +50,21 @@ def engine_application(model: ModelSettings, settings: Settings) -> Application:
     )
 
 
+def _runtime_env(model: ModelSettings) -> dict[str, Any]:
+    """The engine process's environment, with our choices where the config is silent."""
+    if model.device == "gpu":
+        return {"env_vars": dict(model.env)}
+    cores = os.cpu_count() or 1
+    # vLLM's own choice leaves a core to the rest of the machine; with our lower priority it need not.
+    chosen = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{cores - 1}", "OMP_NUM_THREADS": str(cores)}
+    return {"env_vars": {**chosen, priority.VARIABLE: str(CPU_NICENESS), **model.env}}
+
+
 def _engine_arguments(model: ModelSettings) -> dict[str, Any]:
     """vLLM's arguments, with our choices where the config is silent."""
     chosen: dict[str, Any] = {"disable_log_stats": True}
-    sequences = model.max_num_seqs or (CPU_SEQUENCES if model.device == "cpu" else None)
-    if sequences is not None:
-        chosen["max_num_seqs"] = sequences
+    if model.device == "cpu":
+        chosen["max_num_seqs"] = CPU_SEQUENCES
+    if model.max_num_seqs is not None:
+        chosen["max_num_seqs"] = model.max_num_seqs
     return {**chosen, **model.engine}

@@ -9,7 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from app.api.app import build_app
-from app.api.online import OnlineAnswer
+from app.api.online import Headers, OnlineAnswer
 from app.errors import EngineLost
 from app.objects import Objects
 from app.settings import Settings
@@ -56,9 +56,9 @@ class RayOnline:
     def __init__(self, handles: Mapping[str, DeploymentHandle]) -> None:
         self._handles = handles
 
-    async def call(self, model: str, path: str, body: bytes, headers: list[tuple[str, str]]) -> OnlineAnswer:
+    async def call(self, model: str, path: str, body: bytes, headers: Headers) -> OnlineAnswer:
         """Raises EngineLost when the replica dies before it answers."""
-        parts = _parts(self._handles[model].options(stream=True).call.remote(path, body, headers))
+        parts = _parts(self._handles[model].options(stream=True).call.remote(path, body, list(headers)))
         start = await anext(parts)
         return OnlineAnswer(start.status, start.headers, parts)
 

@@ -15,7 +15,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 ENVIRONMENT = {
     # An unhealthy replica is killed at once: it holds nothing that the ledger does not.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    # Ray's 15 would put gateway and dispatcher behind every other program; the engines step back by themselves.
+    "RAY_worker_niceness": "0",
     # Processes that a worker started end with it.
     "RAY_process_group_cleanup_enabled": "1",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
@@ -78,6 +81,11 @@ class LocalConfig:
             raise SettingsError(f"BATCHYARD_CONFIG: {path} cannot be read: {error.strerror}") from error
         except (KeyError, IndexError, TypeError, ValueError, yaml.YAMLError) as error:
             raise SettingsError(f"{path} is not a Serve config with one application: {error!r}") from error
+
+    def application(self) -> Callable[[Mapping[str, Any]], Any]:
+        module, _, name = self.import_path.partition(":")
+        builder: Callable[[Mapping[str, Any]], Any] = getattr(importlib.import_module(module), name)
+        return builder
 
     @property
     def url(self) -> str:
@@ -184,6 +192,9 @@ def run_cluster(scratch: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = LocalConfig.load()
     settings = Settings.load(config.args)
+    # The application's imports (vLLM: 10 s) go on while Ray's own processes start.
+    loading = threading.Thread(target=config.application)
+    loading.start()
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, cpus(settings)),
@@ -201,11 +212,11 @@ def run_cluster(scratch: Path) -> None:
                 "request_timeout_s": config.request_timeout_s,
             },
         )
-        module, _, name = config.import_path.partition(":")
-        application = getattr(importlib.import_module(module), name)(config.args)
+        loading.join()
+        application = config.application()(config.args)
         print(f"Batchyard serves on {config.url}. Models load: see {config.url}/readyz", flush=True)
         try:
-            serve.run(application, name="batchyard", route_prefix="/")
+            serve.run(application, name="batchyard", route_prefix="/", logging_config={"enable_access_log": False})
             print("Ready.", flush=True)
         except RuntimeError as error:  # an engine does not start: the gateway stays, and /health says why
             log.error("the application is not complete", reason=str(error))

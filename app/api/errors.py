@@ -145,8 +145,8 @@ def error_response(error: ApiError) -> Response:
 async def answer(request: Request, error: Exception) -> Response:
     """The exception handler of everything below."""
     known = _api_error(request, error)
-    if known.status >= 500:
-        log.warning("request refused", request_id=request_id(request), reason=str(error), code=known.code)
+    if known is not error and known.status >= 500:  # what was decided on purpose, as by the gate, needs no log
+        log.warning("request failed", request_id=request_id(request), code=known.code, reason=str(error))
     return error_response(known)
 
 

@@ -16,6 +16,8 @@ def checked_seconds(anchor: object, seconds: object, names: tuple[str, str]) -> 
             raise missing_parameter(name)
     if anchor != "created_at":
         raise invalid_value(names[0], anchor, ("created_at",))
+    if isinstance(seconds, float) and seconds.is_integer():
+        seconds = int(seconds)  # JSON has one kind of number
     if not isinstance(seconds, int) or isinstance(seconds, bool):
         raise invalid_type(names[1], "an integer", seconds)
     if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
@@ -53,13 +54,7 @@ class Files:
         async with self._places:
             with spool(self._folder) as spooled:
                 form = await receive_form(request, spooled, self._limits)
-                upload = _Upload.of(form)
-                digest = idempotency.digest_of(upload.purpose, upload.filename, upload.keep_seconds, form.sha256)
-                file = await self._earlier(tenant_of(request), key, digest)
-                if file is None:
-                    file = self._file(tenant_of(request), upload)
-                    await self._objects.put(file.object_key, path_of(spooled))
-                    file = await self._add(file, key, digest)
+                file = await self._keep(tenant_of(request), form, path_of(spooled), key)
         return JSONResponse(file_object(file))
 
     async def list_files(self, request: Request) -> Response:
@@ -119,18 +114,25 @@ class Files:
             raise not_found("File", file_id)
         return file
 
-    async def _earlier(self, tenant: str, key: str | None, digest: str) -> File | None:
-        """What the same key and body made before. Raises IdempotencyConflict."""
-        if key is None:
-            return None
-        file_id = await self._store.idempotent_object(tenant, "files", key, digest)
-        return await self._store.file(tenant, file_id) if file_id is not None else None
-
-    async def _add(self, file: File, key: str | None, digest: str) -> File:
+    async def _keep(self, tenant: str, form: UploadForm, content: Path, key: str | None) -> File:
+        """The new file, or the one that the same key and body made before. Raises IdempotencyConflict."""
+        upload = _Upload.of(form)
+        digest = idempotency.digest_of(upload.purpose, upload.filename, upload.keep_seconds, form.sha256)
+        earlier = await self._earlier(tenant, key, digest)
+        if earlier is not None:
+            return earlier
+        file = self._file(tenant, upload)
+        await self._objects.put(file.object_key, content)
         added = await self._store.add_file(file, key, digest)
         if added.id != file.id:  # the same request, sent twice at once, was faster the other time
             await self._objects.delete(file.object_key)
         return added
+
+    async def _earlier(self, tenant: str, key: str | None, digest: str) -> File | None:
+        if key is None:
+            return None
+        file_id = await self._store.idempotent_object(tenant, "files", key, digest)
+        return await self._store.file(tenant, file_id) if file_id is not None else None
 
     def _file(self, tenant: str, upload: "_Upload") -> File:
         file_id, created_at = f"file-{token_hex(12)}", self._now()

