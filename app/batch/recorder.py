@@ -42,6 +42,7 @@ class Recorder:
         self._pending: dict[tuple[str, int, int], _Pending] = {}
         self._in_flight: dict[tuple[str, int, int], _Pending] = {}
         self._flushing = asyncio.Lock()
+        self._flushes: set[asyncio.Task[int]] = set()
 
     def add(self, claim: ShardClaim, results: Sequence[Result]) -> None:
         self._of(claim).results.extend(results)
@@ -57,8 +58,15 @@ class Recorder:
     async def flush(self) -> int:
         """Writes what waits, and what a flush under way writes is written when this returns.
 
-        Returns how many results became true. When it fails they wait on, and the error is raised.
+        Returns how many results became true. When it fails they wait on, and the error is raised. A caller that is
+        cancelled does not stop it: the ledger's thread would commit all the same, and they would be written twice.
         """
+        flush = asyncio.create_task(self._flush(), name="flush")
+        self._flushes.add(flush)
+        flush.add_done_callback(self._flushes.discard)
+        return await asyncio.shield(flush)
+
+    async def _flush(self) -> int:
         async with self._flushing:
             if not self._pending:
                 return 0

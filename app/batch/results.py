@@ -10,7 +10,7 @@ from app.batch.lines import LineError, parse_line, requests_of
 from app.batch.output import NOT_RUN, unanswered_line
 from app.batch.recorder import segments_prefix
 from app.objects import Objects, Writer
-from app.store import Batch, File, Segment, ShardPlan, Store
+from app.store import Batch, BatchClaim, File, Segment, ShardPlan, Store
 
 SHARDS_AT_ONCE = 16
 """Shards whose results are fetched together: hides the object store's latency, bounds our memory."""
@@ -36,16 +36,17 @@ async def stream_results(store: Store, objects: Objects, batch_id: str) -> Async
 
 
 async def write_result_files(
-    store: Store, objects: Objects, batch: Batch, input_key: str | None, *, now: int, keep_seconds: int
+    store: Store, objects: Objects, claim: BatchClaim, input_key: str | None, *, now: int, keep_seconds: int
 ) -> ResultFiles:
     """Writes output and error file of a batch of which no line runs any more.
 
-    Lines without a result stand in the error file with the reason for which the batch ended. Writing again gives the
-    same bytes under the same keys, so it may be cut off anywhere and done anew. `input_key` None: the input is gone,
-    and lines that were not run cannot be named.
+    Lines without a result stand in the error file with the reason for which the batch ended. It may be cut off anywhere
+    and done anew: another claim writes under other keys, so that a late finaliser spoils nobody's file. `input_key`
+    None: the input is gone, and lines that were not run cannot be named.
     """
+    batch = claim.batch
     async with AsyncExitStack() as stack:
-        output, error = (_ResultFile(objects, stack, batch, kind) for kind in ("output", "error"))
+        output, error = (_ResultFile(objects, stack, claim, kind) for kind in ("output", "error"))
         plans = await store.shard_plans(batch.id)
         index = 0
         async for results in _results_by_shard(store, objects, batch.id, plans):
@@ -66,15 +67,12 @@ async def delete_segments(objects: Objects, batch_id: str) -> None:
 class _ResultFile:
     """A result file that comes to be with its first line."""
 
-    def __init__(self, objects: Objects, stack: AsyncExitStack, batch: Batch, kind: str) -> None:
-        self._objects, self._stack, self._batch, self._kind = objects, stack, batch, kind
-        self._id = "file-" + blake2b(f"{batch.id}/{kind}".encode(), digest_size=12).hexdigest()
+    def __init__(self, objects: Objects, stack: AsyncExitStack, claim: BatchClaim, kind: str) -> None:
+        self._objects, self._stack, self._batch, self._kind = objects, stack, claim.batch, kind
+        self._id = "file-" + blake2b(f"{claim.batch.id}/{kind}".encode(), digest_size=12).hexdigest()
+        self._key = f"files/{self._id}-{claim.epoch}"
         self._writer: Writer | None = None
         self._bytes = 0
-
-    @property
-    def _key(self) -> str:
-        return f"files/{self._id}"
 
     async def write(self, lines: bytes) -> None:
         if not lines:

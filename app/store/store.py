@@ -59,6 +59,11 @@ class Store(Database):
         return self._file(connection, tenant, file_id)
 
     @reading
+    def object_key(self, connection: Connection, file_id: str) -> str | None:
+        """Where the file's content lies, for as long as the row is there: past its expiry, too."""
+        return connection.scalar(select(files.c.object_key).where(files.c.id == file_id))
+
+    @reading
     def list_files(
         self,
         connection: Connection,
@@ -495,7 +500,12 @@ class Store(Database):
         return done
 
     def _add_segment(self, connection: Connection, draft: SegmentDraft) -> None:
+        """Counts only lines that no segment holds yet: a commit whose answer got lost is tried again by its writer."""
         claim, usage = draft.claim, draft.usage
+        shard = (claim.batch_id, claim.index)
+        new = set(draft.lines) - self._done_positions(connection, [shard]).get(shard, frozenset())
+        if not new:
+            return
         connection.execute(
             insert(segments).values(
                 batch_id=claim.batch_id,
@@ -512,8 +522,8 @@ class Store(Database):
             update(batches)
             .where(batches.c.id == claim.batch_id)
             .values(
-                completed=batches.c.completed + len(draft.lines) - len(draft.failed),
-                failed=batches.c.failed + len(draft.failed),
+                completed=batches.c.completed + len(new - draft.failed),
+                failed=batches.c.failed + len(new & draft.failed),
                 input_tokens=batches.c.input_tokens + usage.input_tokens,
                 cached_tokens=batches.c.cached_tokens + usage.cached_tokens,
                 output_tokens=batches.c.output_tokens + usage.output_tokens,

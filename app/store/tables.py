@@ -118,7 +118,6 @@ shards = Table(
     Column("engine_losses", Integer, nullable=False, default=0),
     CheckConstraint("state IN ('pending', 'running', 'done', 'closed')", name="state"),
     Index(None, "state", "batch_id", "index"),
-    Index(None, "owner"),
 )
 
 segments = Table(

@@ -254,6 +254,7 @@ async def test_expiry_takes_a_batch_from_its_validator(store: Store) -> None:
     await store.expire_batches()
     assert not await store.start_batch(claim, MODEL, plans(1, 1))
     assert not await store.fail_batch(claim, [])
+    assert not await store.finish_batch(claim, None, None)
     assert (await the_batch(store)).ending == "expired"
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from app.store import File, Store
+from app.errors import StoreUnavailable
+from app.store import Store
 from tests.store.scene import MODEL, TENANT, UNFINISHED, Clock, a_batch, a_file, batch_in, running_batch
 
 
@@ -173,10 +174,7 @@ async def test_the_object_of_a_deleted_file_stays_while_a_batch_that_came_in_bet
 
 
 async def test_a_name_is_taken_once(store: Store) -> None:
-    from app.errors import StoreUnavailable
-
     await store.add_file(a_file("file-1", filename="first"))
     with pytest.raises(StoreUnavailable):
         await store.add_file(a_file("file-1", filename="second"))
-    kept: File | None = await store.file(TENANT, "file-1")
-    assert kept is not None and kept.filename == "first"
+    assert await store.file(TENANT, "file-1") == a_file("file-1", filename="first")

@@ -4,6 +4,7 @@ from app.store import Store
 from tests.store.scene import (
     LAPSED,
     LEASE,
+    MODEL,
     TENANT,
     Clock,
     a_claim,
@@ -14,6 +15,8 @@ from tests.store.scene import (
     draft,
     ended_claim,
     new_batch,
+    new_claim,
+    plans,
     running_batch,
     the_batch,
 )
@@ -91,6 +94,15 @@ async def test_a_batch_is_finalised_by_one_until_its_lease_runs_out(store: Store
     assert await nothing_has_ended(store)
 
 
+async def test_a_validator_that_still_renews_does_not_hold_up_the_finalising(store: Store) -> None:
+    await new_batch(store)
+    validation = await new_claim(store)
+    await store.start_batch(validation, MODEL, plans(1, 1))
+    await store.renew_batches([(validation.batch.id, validation.epoch)], LEASE)
+    await store.record([draft(await a_claim(store), [0], finishes=True)])
+    assert (await ended_claim(store)).batch.id == validation.batch.id
+
+
 async def test_a_finaliser_that_lost_its_lease_finishes_nothing(store: Store) -> None:
     await batch_in(store, "finalizing")
     late = await ended_claim(store, "late", LAPSED)
@@ -120,10 +132,10 @@ async def test_a_second_finaliser_finds_the_same_shards_and_segments(store: Stor
     await store.record([draft(await a_claim(store), [0, 1], finishes=True)])
     await store.cancel_batch(TENANT, "batch_1")
     await ended_claim(store, lease=LAPSED)
-    plans, segments = await store.shard_plans("batch_1"), await all_segments(store)
+    first = await store.shard_plans("batch_1"), await all_segments(store)
     await ended_claim(store, lease=LEASE)
-    assert (len(plans), len(segments)) == (2, 1)
-    assert (await store.shard_plans("batch_1"), await all_segments(store)) == (plans, segments)
+    assert [len(rows) for rows in first] == [2, 1]
+    assert (await store.shard_plans("batch_1"), await all_segments(store)) == first
 
 
 # The end

@@ -71,15 +71,15 @@ async def all_step(started: list[Process]) -> list[str]:
 
 
 async def test_processes_that_claim_at_once_never_get_the_same_shard(store: Store, url: str) -> None:
-    await running_batch(store, shards=80, lines=1)
+    await running_batch(store, shards=60, lines=1)
     claimed: list[int] = []
-    async with children("claim", url, 4) as started:
+    async with children("claim", url, 3) as started:
         for _ in range(10):
             for indices in await all_step(started):
                 claimed += map(int, indices.split())
-            assert [await _line_of(child) for child in started] == ["ready"] * 4
-        assert await all_step(started) == [""] * 4
-    assert sorted(claimed) == list(range(80))
+            assert [await _line_of(child) for child in started] == ["ready"] * 3
+        assert await all_step(started) == [""] * 3
+    assert sorted(claimed) == list(range(60))
 
 
 async def test_processes_that_open_a_new_database_at_once_all_succeed(url: str) -> None:

@@ -78,7 +78,7 @@ async def test_the_next_owner_is_told_which_lines_are_done(store: Store) -> None
     await store.record([draft(first, [4, 0], failed=[0]), draft(other, [1])])
     await store.record([draft(first, [2])])
     second, other = await claims(store, "second", LAPSED, limit=2)
-    assert (second.done, other.done) == ({0, 2, 4}, {1})
+    assert (second.done, other.done) == (frozenset({0, 2, 4}), frozenset({1}))
     await store.record([draft(second, [1])])
     assert (await a_claim(store, "third")).done == {0, 1, 2, 4}
 
@@ -276,7 +276,7 @@ async def test_a_shard_given_back_is_free_at_once_and_keeps_its_results(store: S
     await store.record([draft(first, [1])])
     assert await store.release(first, engine_lost=False)
     second = await a_claim(store, "second")
-    assert (second.done, second.engine_losses) == ({1}, 0)
+    assert (second.done, second.engine_losses) == (frozenset({1}), 0)
 
 
 async def test_a_shard_remembers_how_many_engines_it_lost(store: Store) -> None:

@@ -220,9 +220,10 @@ async def test_the_same_key_and_body_give_the_same_batch_as_it_is_now(
 ) -> None:
     file = await upload(LINE)
     headers = {"idempotency-key": "k"}
-    first = await client.post("/v1/batches", json=wanted(file["id"]), headers=headers)
+    body = wanted(file["id"], metadata={"a": "1", "b": "2"})
+    first = await client.post("/v1/batches", json=body, headers=headers)
     await started(store)
-    in_other_words = json.dumps(dict(reversed(wanted(file["id"]).items())), indent=4)
+    in_other_words = json.dumps({**dict(reversed(body.items())), "metadata": {"b": "2", "a": "1"}}, indent=4)
     again = await client.post("/v1/batches", content=in_other_words, headers=headers)
     assert again.json()["id"] == first.json()["id"]
     assert again.json()["status"] == "in_progress"

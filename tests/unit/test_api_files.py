@@ -231,12 +231,14 @@ async def test_an_upload_that_stalls_gives_its_place_back(
 async def test_only_so_many_uploads_are_read_at_once(make_client: MakeClient) -> None:
     client = make_client(limits={"uploads_at_once": 2})
     reading, most = 0, 0
-    go_on = asyncio.Event()
+    two, go_on = asyncio.Event(), asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
         nonlocal reading, most
         reading += 1
         most = max(most, reading)
+        if reading == 2:
+            two.set()
         yield BODY[:50]
         await go_on.wait()
         yield BODY[50:]
@@ -247,8 +249,9 @@ async def test_only_so_many_uploads_are_read_at_once(make_client: MakeClient) ->
             group.create_task(client.post("/v1/files", content=body(), headers=MULTIPART), name=str(number))
             for number in range(5)
         ]
-        await asyncio.sleep(0.1)
-        assert reading == 2
+        await two.wait()
+        for _ in range(20):  # the others would begin now
+            await asyncio.sleep(0)
         go_on.set()
     assert [task.result().status_code for task in uploads] == [200] * 5
     assert most == 2

@@ -45,7 +45,7 @@ async def read(chunks: list[bytes]) -> tuple[UploadForm, bytes]:
         return form, path_of(file).read_bytes()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(content=contents, data=st.data())
 def test_any_content_in_any_chunks_arrives_as_it_was_sent(content: bytes, data: st.DataObject) -> None:
     body = body_of(content)

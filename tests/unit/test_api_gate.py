@@ -97,6 +97,7 @@ async def test_what_validation_will_fail_is_not_held_up(
     [
         line().rstrip(),
         b"\xef\xbb\xbf" + line(),
+        b"\xef\xbb\xbf\r\n" + line(),
         b"\r\n\n  \n" + line() + b"nonsense",
         b"\n" * 70_000 + line(),
         line(padding="x" * 3_000_000) + line("unknown"),

@@ -1,14 +1,16 @@
 """A batch from validating to its result files, and what happens to it when things die: without Ray."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.batch.lifecycle import Lifecycle
+from app.batch.recorder import Recorder, Result
 from app.batch.results import stream_results
 from app.errors import ObjectsUnavailable, StoreUnavailable
-from app.store import Batch
 from tests.unit.yard import Yard, request, requests
 
 
@@ -219,23 +221,82 @@ async def test_a_batch_whose_input_is_gone_fails_instead_of_being_picked_for_eve
     assert [error["code"] for error in batch.errors or []] == ["input_file_gone"]
 
 
-async def test_finalising_that_is_cut_off_is_done_anew_with_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_finalising_that_is_cut_off_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     yard = Yard(tmp_path, lease_seconds=1)
-    finish, written = yard.store.finish_batch, []
+    finish, tries = yard.store.finish_batch, []
 
     async def cut_off(claim: Any, output: Any, error: Any) -> bool:
-        written.append(await yard.objects.read(output.object_key))
-        if len(written) == 1:
+        tries.append(claim.epoch)
+        if len(tries) == 1:
             raise StoreUnavailable("away")
         return await finish(claim, output, error)
 
     monkeypatch.setattr(yard.store, "finish_batch", cut_off)
     async with yard.dispatcher():
-        batch: Batch = await yard.finished(await yard.create(requests(10)))
+        batch = await yard.finished(await yard.create(requests(10)))
+    assert len(tries) == 2
+    assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(10)]
+
+
+async def test_a_late_finaliser_spoils_nobodys_output_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first finaliser is suspended beyond its lease, half-way; the second finishes; the first wakes up."""
+    yard = Yard(tmp_path, lease_seconds=1)
+    read, suspended, wake = yard.objects.read, asyncio.Event(), asyncio.Event()
+
+    async def slow_read(key: str, start: int = 0, end: int | None = None) -> bytes:
+        if key.startswith("segments/") and not suspended.is_set():
+            suspended.set()
+            await wake.wait()
+        return await read(key, start, end)
+
+    async def nothing_ended(owner: str, lease_seconds: float) -> None:
+        return None
+
+    with monkeypatch.context() as patched:
+        patched.setattr(yard.store, "claim_ended_batch", nothing_ended)
+        async with yard.dispatcher():
+            batch_id = await yard.create(requests(10))
+            await yard.until(batch_id, lambda batch: batch.completed == 10)
+    monkeypatch.setattr(yard.objects, "read", slow_read)
+    late, other = (Lifecycle(yard.store, yard.objects, yard.settings, name, yard.clock) for name in ("late", "other"))
+    finalising = asyncio.create_task(late.finalise_next())
+    await suspended.wait()
+    async with asyncio.timeout(20):
+        while not await other.finalise_next():
+            await asyncio.sleep(0.05)
+    wake.set()
+    await finalising
+    batch = await yard.batch(batch_id)
     assert batch.status == "completed"
-    assert len(written) == 2 and written[0] == written[1]
+    assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(10)]
+    files = [path.name for path in (yard.settings.data / "objects" / "files").iterdir()]
+    assert len(files) == 2, "input and output: what the late one wrote is gone"
+
+
+async def test_a_flush_whose_caller_is_cancelled_is_not_written_twice(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, recording = yard.store.record, asyncio.Event()
+
+    async def slow_record(drafts: Any) -> Any:
+        recording.set()
+        await asyncio.sleep(0)
+        return await record(drafts)
+
+    monkeypatch.setattr(yard.store, "record", slow_record)
+    lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
+    batch_id = await yard.create(requests(1))
+    await lifecycle.validate_next()
+    [claim] = await yard.store.claim_shards("me", 60, "tiny", 1)
+    recorder = Recorder(yard.store, yard.objects)
+    recorder.add(claim, [Result(0, b"{}\n", failed=False)])
+    flush = asyncio.create_task(recorder.flush())
+    await recording.wait()
+    flush.cancel()
+    await asyncio.gather(flush, return_exceptions=True)
+    await recorder.flush()
+    batch = await yard.batch(batch_id)
+    assert (batch.completed, len(await yard.store.segments(batch_id, 0, 0))) == (1, 1)
 
 
 async def test_segments_go_once_the_output_file_is_there(yard: Yard) -> None:

@@ -138,7 +138,7 @@ values = st.recursive(
     space=spaces,
     mark=st.sampled_from([b"", BOM]),
 )
-@settings(max_examples=300)
+@settings(max_examples=200)
 async def test_the_body_is_what_the_client_wrote_byte_for_byte(
     body: str, custom_id: str, escaped: bool, more: list[str], order: Random, space: str, mark: bytes
 ) -> None:
@@ -275,7 +275,7 @@ def test_what_is_not_json_is_said_to_be_so_and_why(data: bytes) -> None:
 
 
 @given(st.binary(max_size=80) | st.text(characters, max_size=80).map(str.encode) | objects(values).map(str.encode))
-@settings(max_examples=300)
+@settings(max_examples=200)
 async def test_a_line_is_a_request_or_a_fault_whatever_it_is(data: bytes) -> None:
     try:
         line = parse_line(data)

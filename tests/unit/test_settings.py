@@ -53,6 +53,11 @@ def test_a_folder_with_a_space_is_a_url_that_can_be_opened(tmp_path: Path) -> No
     assert load(data=str(tmp_path / "a b")).objects_url == f"file://{tmp_path}/a%20b/objects"
 
 
+@pytest.mark.parametrize("objects", [None, "file:///mnt/objects", "s3://bucket"])
+def test_sqlite_binds_the_service_to_one_node_wherever_the_objects_are(objects: str | None) -> None:
+    assert load(objects=objects).one_node_only
+
+
 # Unknown keys
 
 

@@ -34,8 +34,8 @@ async def validated(
 
 def request(custom_id: object, **changes: object) -> dict[str, Any]:
     """A good request; a changed value of "absent" takes a field out, one with a dot is of the body."""
-    body = {"model": "tiny", "messages": []}
-    whole = {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body}
+    body: dict[str, object] = {"model": "tiny", "messages": []}
+    whole: dict[str, object] = {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body}
     for name, value in changes.items():
         holder, key = (body, name.removeprefix("body_")) if name.startswith("body_") else (whole, name)
         if value == "absent":

@@ -163,7 +163,7 @@ class Yard:
     async def until(self, batch_id: str, done: Callable[[Batch], bool]) -> Batch:
         """The batch as soon as `done` says so; polls the state that a client would poll."""
         async with asyncio.timeout(20):
-            while not done(batch := await self.batch(batch_id)):
+            while not done(batch := await self.batch(batch_id)):  # noqa: ASYNC110  # the state is in the database
                 await asyncio.sleep(0.01)
         return batch
 

@@ -88,7 +88,6 @@ def upgrade() -> None:
         sa.CheckConstraint("state IN ('pending', 'running', 'done', 'closed')", name=op.f("ck_shards_state")),
     )
     op.create_index("ix_shards_state_batch_id_index", "shards", ["state", "batch_id", "index"])
-    op.create_index("ix_shards_owner", "shards", ["owner"])
     op.create_table(
         "segments",
         sa.Column("seq", SEQUENCE, primary_key=True, autoincrement=True),

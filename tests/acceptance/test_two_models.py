@@ -1,0 +1,82 @@
+"""Several models in one application, each with its own replicas: chat beside embeddings, both with real weights."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.conftest import running
+from tests.acceptance.lines import jsonl, results
+from tests.acceptance.server import ROOT, Server
+
+EMBEDDER = "all-MiniLM-L6-v2"
+CHAT = "SmolLM2-135M-Instruct"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    for server in running(Server(tmp_path_factory.mktemp("both") / "data", "examples/two-models.yaml")):
+        server.until(lambda: server.health()["status"] == "healthy", 240)  # noqa: B023
+        yield server
+
+
+def test_an_embeddings_batch_finds_sentences_that_mean_the_same(both: Server) -> None:
+    sentences = {
+        "eating": "A man is eating food.",
+        "meal": "Someone is having a meal.",
+        "stocks": "The stock market fell sharply today.",
+        "shares": "Share prices dropped a lot this afternoon.",
+    }
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/embeddings", "body": {"model": EMBEDDER, "input": text}}
+        for name, text in sentences.items()
+    ]
+    batch = both.finished(both.create(jsonl(lines), "/v1/embeddings").id)
+    vectors = {
+        line["custom_id"]: line["response"]["body"]["data"][0]["embedding"]
+        for line in results(both, batch.output_file_id)
+    }
+    assert batch.model == EMBEDDER
+    assert batch.usage is not None and batch.usage.input_tokens > 0
+    cosines = {
+        frozenset(pair): _cosine(vectors[pair[0]], vectors[pair[1]]) for pair in itertools.combinations(vectors, 2)
+    }
+    assert cosines[frozenset({"eating", "meal"})] > 0.6
+    assert cosines[frozenset({"stocks", "shares"})] > 0.6
+    assert cosines[frozenset({"eating", "stocks"})] < 0.2
+    assert cosines[frozenset({"meal", "shares"})] < 0.2
+
+
+def test_the_example_files_run_beside_each_other(both: Server) -> None:
+    chat = both.create((ROOT / "examples/demo.jsonl").read_bytes())
+    embeddings = both.create((ROOT / "examples/embeddings.jsonl").read_bytes(), "/v1/embeddings")
+    for batch in (chat, embeddings):
+        finished = both.finished(batch.id)
+        assert finished.status == "completed"
+        assert finished.request_counts is not None and finished.request_counts.failed == 0
+
+
+def test_the_chat_model_knows_the_capital_of_france(both: Server) -> None:
+    answer = both.client.chat.completions.create(
+        model=CHAT,
+        messages=[{"role": "user", "content": "What is the capital of France?"}],
+        max_tokens=16,
+        temperature=0,
+    )
+    assert "Paris" in (answer.choices[0].message.content or "")
+
+
+def test_each_model_is_listed_and_a_batch_for_both_is_refused(both: Server) -> None:
+    assert {model.id for model in both.client.models.list()} == {CHAT, EMBEDDER}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/embeddings", "body": {"model": name, "input": "x"}}
+        for name in (EMBEDDER, CHAT)
+    ]
+    batch = both.finished(both.create(jsonl(lines), "/v1/embeddings").id)
+    assert batch.errors is not None and batch.errors.data
+    assert (batch.errors.data[0].code, batch.errors.data[0].line) == ("mismatched_model", 2)
+
+
+def _cosine(left: list[float], right: list[float]) -> float:
+    return sum(a * b for a, b in zip(left, right, strict=True)) / (math.hypot(*left) * math.hypot(*right))

@@ -1,0 +1,71 @@
+"""What we use of Ray and vLLM below their public surfaces: each test names the file of ours that an upgrade broke."""
+
+import inspect
+import warnings
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> ModuleType:
+    """deployments.engine; its import is vLLM's, whose warnings are not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deployments.engine
+
+    return deployments.engine
+
+
+def test_llm_server_starts_its_engine_where_engine_py_steps_in() -> None:
+    from ray.serve.llm.deployment import LLMServer
+
+    assert inspect.iscoroutinefunction(LLMServer._start_engine)
+    assert "engine_cls" in inspect.signature(LLMServer.__init__).parameters
+    assert inspect.iscoroutinefunction(LLMServer.__serve_build_asgi_app__)
+
+
+def test_vllm_engine_takes_the_executor_where_engine_py_sets_it() -> None:
+    from ray.llm._internal.common.callbacks.base import CallbackCtx
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+    from vllm.config import ParallelConfig
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    names = list(inspect.signature(VLLMEngine._start_async_llm_engine).parameters)
+    assert names == ["self", "vllm_engine_args", "vllm_engine_config", "placement_group"]
+    assert ParallelConfig(distributed_executor_backend=UniProcExecutor).distributed_executor_backend is UniProcExecutor
+    assert CallbackCtx(run_init_node=False).run_init_node is False
+
+
+def test_vllms_engine_client_answers_what_engine_py_asks_it() -> None:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert inspect.iscoroutinefunction(AsyncLLM.is_sleeping)
+    assert isinstance(inspect.getattr_static(AsyncLLM, "errored"), property)
+    assert isinstance(inspect.getattr_static(AsyncLLM, "dead_error"), property)
+
+
+def test_vllms_chat_handler_takes_a_request_without_http() -> None:
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+
+    parameters = inspect.signature(OpenAIServingChat.create_chat_completion).parameters
+    assert parameters["raw_request"].default is None
+
+
+def test_serves_router_has_what_replicas_py_reads() -> None:
+    from ray.serve._private.request_router.request_router import RequestRouter
+
+    assert "self._deployment_id" in inspect.getsource(RequestRouter.__init__)
+    assert isinstance(inspect.getattr_static(RequestRouter, "curr_replicas"), property)
+    for hook in ("update_replicas", "on_replica_actor_died", "choose_replicas"):
+        assert callable(getattr(RequestRouter, hook))
+
+
+def test_serves_proxy_and_controller_read_the_variables_that_local_py_sets() -> None:
+    from ray.serve._private import constants
+
+    from deployments.local import ENVIRONMENT
+
+    for name in ENVIRONMENT:
+        if name.startswith("RAY_SERVE_"):
+            assert hasattr(constants, name)
