@@ -89,7 +89,7 @@ class Limits(_Frozen):
 
 class DispatchSettings(_Frozen):
     shard_lines: int = Field(
-        default=64,
+        default=128,
         ge=1,
         le=4096,
         description="Lines a shard. Smaller keeps the engine's queue fuller, larger costs fewer rows and calls.",
@@ -106,7 +106,7 @@ class DispatchSettings(_Frozen):
         description="How long a claim outlives its dispatcher's last sign of life; after it another takes the shard.",
     )
     poll_seconds: float = Field(
-        default=0.2, gt=0, le=10, description="How often the ledger is asked for work when there was none."
+        default=0.5, gt=0, le=10, description="How often the ledger is asked for work when there was none."
     )
     dispatchers: int = Field(default=1, ge=1, description="Dispatcher replicas; leases keep them apart.")
 

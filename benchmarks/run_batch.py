@@ -63,6 +63,7 @@ TUNED = Settings(
     },
 )
 BATCHYARD = "batchyard"
+POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ def measure_batchyard(file: Path) -> Measurement:
             batch = server.client.batches.create(
                 input_file_id=input_file, endpoint="/v1/chat/completions", completion_window="24h"
             )
-            batch = server.finished(batch.id, seconds=3600)
+            while batch.status != "completed":
+                time.sleep(POLL_SECONDS)
+                batch = server.client.batches.retrieve(batch.id)
             batch_seconds = time.monotonic() - began
             output = Path(scratch) / "output.jsonl"
             output.write_bytes(server.content(batch.output_file_id))

@@ -23,8 +23,8 @@ from app.errors import EngineLost
 from app.store import Usage
 from deployments.messages import Heartbeat, HttpStart
 
-COALESCE_SECONDS = 0.2
-"""Answers of a call are sent on together for this long: a message through Ray costs about as much CPU as a line."""
+COALESCE_SECONDS = 0.3
+"""Answers of a call are sent on together for this long: a message through Ray costs as much CPU as some lines."""
 
 HEARTBEAT_SECONDS = 1.0
 

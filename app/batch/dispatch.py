@@ -70,7 +70,8 @@ class Dispatcher:
         self._owner = owner
         self._recorder = Recorder(store, objects)
         self._runs: dict[tuple[str, int, int], _Run] = {}
-        self._room_made = asyncio.Event()
+        self.room_made = asyncio.Event()
+        self.shard_answered = asyncio.Event()
 
     async def run_once(self) -> int:
         """Starts as many shards as the healthy replicas have room for. Returns how many."""
@@ -83,16 +84,9 @@ class Dispatcher:
                     started += 1
         return started
 
-    async def wait_for_room(self, seconds: float) -> None:
-        """Until results came in or `seconds` are over."""
-        self._room_made.clear()
-        try:
-            await asyncio.wait_for(self._room_made.wait(), seconds)
-        except TimeoutError:
-            return
-
-    async def flush(self) -> None:
-        await self._recorder.flush()
+    async def flush(self) -> int:
+        """Makes results durable; returns how many."""
+        return await self._recorder.flush()
 
     async def renew(self) -> None:
         """Keeps the leases of what runs or waits to be recorded; stops what was taken away or whose batch is ending."""
@@ -134,6 +128,7 @@ class Dispatcher:
         try:
             await self._run_lines(run)
             self._recorder.complete(claim)
+            self.shard_answered.set()
             return
         except asyncio.CancelledError:
             log.info("shard stopped", batch=claim.batch_id, shard=claim.index, left=run.left)
@@ -146,7 +141,7 @@ class Dispatcher:
             log.warning("shard given back", batch=claim.batch_id, shard=claim.index, reason=str(error))
         finally:
             del self._runs[claim.key]
-            self._room_made.set()
+            self.room_made.set()
         await self._give_back(claim, lost)
 
     async def _run_lines(self, run: _Run) -> None:
@@ -172,7 +167,7 @@ class Dispatcher:
     def _add(self, run: _Run, results: Sequence[Result]) -> None:
         self._recorder.add(run.claim, results)
         run.left -= len(results)
-        self._room_made.set()
+        self.room_made.set()
 
     async def _input_gone(self, claim: ShardClaim, error: ObjectMissing) -> None:
         log.error("input file is gone", batch=claim.batch_id, key=claim.input_key)

@@ -5,6 +5,7 @@ instead of living on half dead.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -19,7 +20,7 @@ log = structlog.get_logger()
 RENEW_SECONDS = 1.0
 """How often leases are renewed and cancelled batches are noticed; the promise is that no line starts 2 s after."""
 
-SWEEP_SECONDS = 1.0
+SWEEP_SECONDS = 2.0
 """How often overdue batches and expired files are looked for: two indexed statements that mostly find nothing."""
 
 Step = Callable[[], Awaitable[float]]
@@ -29,14 +30,17 @@ Step = Callable[[], Awaitable[float]]
 async def run_loops(dispatcher: Dispatcher, lifecycle: Lifecycle, settings: DispatchSettings) -> None:
     """Until cancelled, or until a loop fails in a way that nobody foresaw."""
 
+    # What one loop has done is often work for the next: these wake it before its next look into the ledger.
+    to_dispatch, to_flush, to_finalise = dispatcher.room_made, dispatcher.shard_answered, asyncio.Event()
+
     async def dispatch() -> float:
         await dispatcher.run_once()
-        await dispatcher.wait_for_room(settings.poll_seconds)
-        return 0
+        return await _woken(to_dispatch, settings.poll_seconds)
 
     async def flush() -> float:
-        await dispatcher.flush()
-        return settings.flush_seconds
+        if await dispatcher.flush():
+            to_finalise.set()
+        return await _woken(to_flush, settings.flush_seconds)
 
     async def renew() -> float:
         await dispatcher.renew()
@@ -44,10 +48,13 @@ async def run_loops(dispatcher: Dispatcher, lifecycle: Lifecycle, settings: Disp
         return min(RENEW_SECONDS, settings.lease_seconds / 3)
 
     async def validate() -> float:
-        return 0 if await lifecycle.validate_next() else settings.poll_seconds
+        if not await lifecycle.validate_next():
+            return settings.poll_seconds
+        to_dispatch.set()
+        return 0
 
     async def finalise() -> float:
-        return 0 if await lifecycle.finalise_next() else settings.poll_seconds
+        return 0 if await lifecycle.finalise_next() else await _woken(to_finalise, settings.poll_seconds)
 
     async def sweep() -> float:
         await lifecycle.sweep()
@@ -56,6 +63,14 @@ async def run_loops(dispatcher: Dispatcher, lifecycle: Lifecycle, settings: Disp
     async with asyncio.TaskGroup() as group:
         for step in (dispatch, flush, renew, validate, finalise, sweep):
             group.create_task(_forever(step), name=step.__name__)
+
+
+async def _woken(event: asyncio.Event, seconds: float) -> float:
+    """Waits for the event, `seconds` at most, and clears it. Returns the pause that is left: none."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    event.clear()
+    return 0
 
 
 async def _forever(step: Step) -> None:

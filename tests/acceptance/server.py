@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from openai.types import Batch
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 240
+POLL_SECONDS = 0.1
 FINAL = ("completed", "failed", "expired", "cancelled")
 
 
@@ -36,7 +38,7 @@ class Server:
         }
         self.process: subprocess.Popen[bytes] | None = None
 
-    @property
+    @cached_property
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
 
@@ -67,7 +69,7 @@ class Server:
             assert self.process is not None
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"not within {seconds} s; the server's log ends:\n{self.log.read_text()[-6000:]}")
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
 
     def status(self, path: str) -> int | None:
         """The HTTP status; None when nobody answers."""

@@ -10,7 +10,7 @@ import pytest
 from app.batch.lifecycle import Lifecycle
 from app.batch.recorder import Recorder, Result
 from app.batch.results import stream_results
-from app.errors import ObjectsUnavailable, StoreUnavailable
+from app.errors import ObjectMissing, ObjectsUnavailable, StoreUnavailable
 from tests.unit.yard import Yard, request, requests
 
 
@@ -265,7 +265,8 @@ async def test_a_late_finaliser_spoils_nobodys_output_file(tmp_path: Path, monke
         while not await other.finalise_next():  # noqa: ASYNC110  # until the lease in the database runs out
             await asyncio.sleep(0.05)
     wake.set()
-    await finalising
+    [error] = await asyncio.gather(finalising, return_exceptions=True)
+    assert isinstance(error, ObjectMissing), "the segments went with the batch"
     batch = await yard.batch(batch_id)
     assert batch.status == "completed"
     assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(10)]
