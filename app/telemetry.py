@@ -22,5 +22,6 @@ def start_telemetry(process: str) -> None:
     )
     structlog.contextvars.bind_contextvars(process=process)
     if os.environ.get("SENTRY_DSN"):
-        sentry_sdk.init(send_default_pii=False, max_request_body_size="never")
+        # Local variables hold prompts, and request bodies are prompts.
+        sentry_sdk.init(send_default_pii=False, max_request_body_size="never", include_local_variables=False)
         sentry_sdk.set_tag("process", process)

@@ -21,6 +21,7 @@ from ray.serve.llm.deployment import LLMServer
 from app.batch.dispatch import Answer
 from app.errors import EngineLost
 from app.store import Usage
+from app.telemetry import start_telemetry
 from deployments.messages import Heartbeat, HttpStart
 
 COALESCE_SECONDS = 0.3
@@ -39,6 +40,7 @@ class BatchEngine(LLMServer):
     """One replica of a model. Placement, parallelism and vLLM's engine come from LLMServer."""
 
     async def __init__(self, llm_config: Any) -> None:
+        start_telemetry("engine")
         # A folder needs no download; asking costs a worker process that imports vLLM, 10 s of each start.
         llm_config.get_or_create_callback().ctx.run_init_node = not _is_folder(llm_config)
         await super().__init__(llm_config, engine_cls=_with_lean_executor(self._get_default_engine_class()))
