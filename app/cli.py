@@ -171,12 +171,15 @@ def _follow(client: OpenAI, batch: Batch) -> Batch:
             batch = client.batches.retrieve(batch.id)
 
 
-def _show_answers(input_file: Path, output: Path, number: int = 8) -> None:
+def _show_answers(input_file: Path, output: Path, number: int = 10) -> None:
+    """Some questions from all over the file, each in one line."""
     questions = {line["custom_id"]: line["body"]["messages"][-1]["content"] for line in _lines(input_file)}
-    for line in _lines(output)[:number]:
+    answers = _lines(output)
+    for line in answers[:: max(1, len(answers) // number)]:
         answer = line["response"]["body"]["choices"][0]["message"]["content"]
-        console.print(f"[bold]{line['custom_id']}[/bold]  {questions[line['custom_id']]}", highlight=False)
-        console.print(f"    → {answer}", highlight=False)
+        question = questions[line["custom_id"]]
+        console.print(f"[bold]{line['custom_id']}[/bold]  {' '.join(question.split())}", highlight=False)
+        console.print(f"    → {' '.join(answer.split())}", highlight=False)
 
 
 def _lines(path: Path) -> list[Any]:
