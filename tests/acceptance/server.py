@@ -42,8 +42,9 @@ class Server:
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
 
-    @property
+    @cached_property
     def http(self) -> httpx.Client:
+        """One for all: making one costs 30 ms of CPU, which the server under test would lack."""
         return httpx.Client(base_url=self.url, timeout=60)
 
     def start(self) -> None:
@@ -74,12 +75,12 @@ class Server:
     def status(self, path: str) -> int | None:
         """The HTTP status; None when nobody answers."""
         try:
-            return httpx.get(self.url + path, timeout=5).status_code
+            return self.http.get(path, timeout=5).status_code
         except httpx.HTTPError:
             return None
 
     def health(self) -> dict[str, Any]:
-        answer: dict[str, Any] = httpx.get(self.url + "/health", timeout=5).json()
+        answer: dict[str, Any] = self.http.get("/health", timeout=5).json()
         return answer
 
     def processes(self) -> list[psutil.Process]:

@@ -89,8 +89,7 @@ def test_an_endpoint_that_the_model_does_not_serve_fails_the_line_and_not_the_ba
 def test_results_are_readable_while_the_batch_runs(server: Server) -> None:
     batch = server.create(chats(400, max_tokens=64, ignore_eos=True))
     running = server.follow(batch.id, lambda each: bool(each.request_counts and each.request_counts.completed > 20))
-    with server.http as http:
-        partial = http.get(f"/v1/batches/{batch.id}/results").text
+    partial = server.http.get(f"/v1/batches/{batch.id}/results").text
     assert running.status == "in_progress"
     lines = [json.loads(line) for line in partial.splitlines()]
     assert len(lines) > 20
@@ -199,7 +198,7 @@ def test_online_requests_go_to_the_same_replicas(server: Server) -> None:
         model="tiny", messages=[{"role": "user", "content": "Hi"}], max_tokens=6, stream=True
     )
     assert len(list(stream)) > 2
-    assert server.client.completions.create(model="tiny", prompt="def", max_tokens=3).choices[0].text
+    assert server.client.completions.create(model="tiny", prompt="def", max_tokens=3).choices[0].finish_reason
     assert server.client.responses.create(model="tiny", input="Hi", max_output_tokens=3).id
 
 
