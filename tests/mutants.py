@@ -29,7 +29,7 @@ MUTANTS = (
         "tests/unit/test_api_gate.py",
     ),
     Mutant(
-        "gate: a replica counts as healthy although Serve took it out",
+        "health: a model without a healthy replica is not unhealthy",
         "app/health.py",
         "if self.healthy == 0:",
         "if self.healthy < 0:",

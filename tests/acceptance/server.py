@@ -95,6 +95,7 @@ class Server:
 
     def kill_everything(self) -> None:
         """Power loss, as far as processes go."""
+        self.close_clients()
         assert self.process is not None
         doomed = [psutil.Process(self.process.pid), *self.processes()]
         for process in doomed:
@@ -105,8 +106,14 @@ class Server:
         self.process.wait()
         self.process = None
 
+    def close_clients(self) -> None:
+        for name in ("http", "client"):
+            if (client := self.__dict__.pop(name, None)) is not None:
+                client.close()
+
     def stop(self) -> float:
         """SIGTERM; returns the seconds until the process and all it started were gone."""
+        self.close_clients()
         if self.process is None:
             return 0.0
         started = time.monotonic()

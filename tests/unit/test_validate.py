@@ -64,7 +64,7 @@ async def test_a_good_file_has_a_model_and_shards_and_no_fault() -> None:
     data = file_of(*(line(f"id-{number}") for number in range(150)))
     found = await validated(data)
     assert (found.model, found.faults) == ("tiny", [])
-    assert [(plan.first_line, plan.count) for plan in found.plans] == [(1, 64), (65, 64), (129, 22)]
+    assert [(plan.first_line, plan.count) for plan in found.plans] == [(1, 128), (129, 22)]
     assert sum(plan.length for plan in found.plans) == len(data)
 
 
