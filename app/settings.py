@@ -49,7 +49,8 @@ class ModelSettings(_Frozen):
         default=None,
         ge=1,
         description="Sequences that vLLM runs at once; null: vLLM's own choice on a GPU, 256 on a CPU, where its own "
-        "choice is slower (docs/performance.md). The dispatcher keeps twice as many lines queued at a replica.",
+        "choice is slower (docs/performance.md). A dispatcher keeps twice as many lines at a replica, or a shard more "
+        "than its slots where a shard is larger.",
     )
 
     @model_validator(mode="after")

@@ -33,6 +33,9 @@ HANG_SECONDS = 30.0
 """A core that has not answered for this long hangs. Its answer waits for the step under way, and the slowest step seen
 took 7 s (6,500-word prompts on 2 CPU cores)."""
 
+LEAVE_SECONDS = 1.0
+"""How long vLLM's HTTP app may take to notice that a client left."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -215,20 +218,24 @@ class ChatHandler:
             response = await self._handler.create_chat_completion(request)
         except self._refusals:
             return None
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # vLLM answers a cancelled request with an error response
         if not isinstance(response, self._response_class):
             return None
         return 200, response.model_dump_json().encode(), _usage(response.usage.model_dump())
 
 
 async def _http(app: Any, path: str, body: bytes, headers: Headers) -> AsyncGenerator[HttpStart | bytes, None]:
-    """A POST to an ASGI app in this process. Closing the generator ends the request."""
+    """A POST to an ASGI app in this process. Closing the generator is a client that leaves: it ends the request."""
     messages: asyncio.Queue[Any] = asyncio.Queue(maxsize=16)
+    left = asyncio.Event()
     sent = False
 
     async def receive() -> dict[str, Any]:
         nonlocal sent
         if sent:
-            await asyncio.Event().wait()  # the client never leaves: leaving is cancellation of this task
+            await left.wait()
+            return {"type": "http.disconnect"}
         sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -236,7 +243,8 @@ async def _http(app: Any, path: str, body: bytes, headers: Headers) -> AsyncGene
         try:
             await app(_scope(path, body, headers), receive, messages.put)
         finally:
-            await messages.put(None)
+            if not left.is_set():
+                await messages.put(None)
 
     task = asyncio.create_task(run())
     try:
@@ -248,6 +256,9 @@ async def _http(app: Any, path: str, body: bytes, headers: Headers) -> AsyncGene
                 yield message["body"]
         await task
     finally:
+        # vLLM runs its handlers in tasks of their own, which end when the client leaves and not when we cancel ours.
+        left.set()
+        await asyncio.wait([task], timeout=LEAVE_SECONDS)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

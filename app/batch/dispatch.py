@@ -77,8 +77,7 @@ class Dispatcher:
         """Starts as many shards as the healthy replicas have room for. Returns how many."""
         started = 0
         for model in self._settings.models:
-            for replica, room in self._room(model.id).items():
-                shards = room // self._settings.dispatch.shard_lines
+            for replica, shards in self._shards_wanted(model.id).items():
                 for claim in await self._claim(model.id, shards):
                     self._start(claim, replica)
                     started += 1
@@ -104,12 +103,19 @@ class Dispatcher:
             run.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _room(self, model: str) -> Mapping[str, int]:
-        """Lines that each replica may be sent: as many again as it runs, so that none of its slots waits for us."""
+    def _shards_wanted(self, model: str) -> Mapping[str, int]:
+        """Shards to send to each replica: it gets as many lines again as it runs, so that no slot of it waits for us.
+
+        A replica whose slots are not all taken gets a shard in any case, also one larger than its slots.
+        """
         queued = Counter[str]()
         for run in self._runs.values():
             queued[run.replica] += run.left
-        return {replica: 2 * slots - queued[replica] for replica, slots in self._engines.replicas(model).items()}
+        wanted = {}
+        for replica, slots in self._engines.replicas(model).items():
+            room = (2 * slots - queued[replica]) // self._settings.dispatch.shard_lines
+            wanted[replica] = max(room, int(queued[replica] < slots))
+        return wanted
 
     async def _claim(self, model: str, shards: int) -> Sequence[ShardClaim]:
         if shards < 1:

@@ -114,6 +114,24 @@ def test_cancel_keeps_what_is_done_and_names_the_rest(server: Server) -> None:
     assert server.client.batches.cancel(batch.id).status == "cancelled"
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Go on."}], "max_tokens": 900}),
+        ("/v1/completions", {"prompt": "Go on.", "max_tokens": 900}),
+    ],
+)
+def test_cancel_stops_the_lines_inside_vllm(server: Server, endpoint: str, body: dict[str, Any]) -> None:
+    """Told by the core's CPU time: it idles seconds after the cancel, though minutes of tokens were asked for."""
+    line = {"method": "POST", "url": endpoint, "body": {"model": "tiny", "ignore_eos": True, **body}}
+    batch = server.create(jsonl([{"custom_id": f"line-{number}", **line} for number in range(300)]), endpoint)
+    [core] = [each for each in server.processes() if each.name().startswith("VLLM::Engine")]
+    server.until(lambda: core.cpu_percent(0.5) > 80, 30)
+    server.client.batches.cancel(batch.id)
+    server.until(lambda: core.cpu_percent(1.0) < 40, 10)
+    assert server.finished(batch.id).status == "cancelled"
+
+
 def test_a_finished_batch_cannot_be_cancelled_and_the_client_does_not_try_again(server: Server) -> None:
     batch = server.finished(server.create(chats(1)).id)
     with pytest.raises(ConflictError) as refused:

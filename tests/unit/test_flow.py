@@ -85,6 +85,15 @@ async def test_the_engine_is_kept_full_but_never_gets_more_than_twice_its_slots(
     assert yard.engines.most_in_flight == 2 * yard.engines.slots
 
 
+@pytest.mark.parametrize("slots", [1, 2, 3])
+async def test_a_shard_larger_than_the_engines_slots_runs_all_the_same(yard: Yard, slots: int) -> None:
+    yard.engines.slots = slots
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(requests(20)))
+    assert (batch.status, batch.completed) == ("completed", 20)
+    assert yard.engines.most_in_flight < slots + yard.settings.dispatch.shard_lines
+
+
 async def test_lines_lost_with_an_engine_run_again_and_none_fails(yard: Yard) -> None:
     async with yard.dispatcher():
         answered = iter(range(10**6))
