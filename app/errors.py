@@ -23,3 +23,7 @@ class ObjectMissing(BatchyardError):
 
 class EngineLost(BatchyardError):
     """The engine replica died, hung or was taken away while lines were in it. Nothing is known of those lines."""
+
+
+class ReplicaGone(EngineLost):
+    """The replica was gone before the lines reached it: they have no part in its end."""

@@ -53,6 +53,13 @@ class ModelSettings(_Frozen):
         "than its slots where a shard is larger.",
     )
 
+    hang_seconds: float = Field(
+        default=30.0,
+        ge=5,
+        description="A vLLM core that has not answered for this long hangs and is replaced. It answers between two "
+        "steps, so this must be well above the slowest: 7 s were seen (prompts of 6,500 words on 2 CPU cores).",
+    )
+
     @model_validator(mode="after")
     def _one_place_for_each_value(self) -> Self:
         for key, field in {"model": "source", "served_model_name": "id", "max_num_seqs": "max_num_seqs"}.items():

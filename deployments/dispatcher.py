@@ -45,4 +45,5 @@ class BatchDispatcher:
         """Serve's graceful end, as in a redeploy: what was finished is kept, the rest is free for others at once."""
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._dispatcher.close()

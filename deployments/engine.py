@@ -19,7 +19,7 @@ from ray import serve
 from ray.serve.llm.deployment import LLMServer
 
 from app.batch.dispatch import Answer
-from app.errors import EngineLost
+from app.errors import EngineLost, ReplicaGone
 from app.store import Usage
 from app.telemetry import start_telemetry
 from deployments.messages import Heartbeat, HttpStart
@@ -28,10 +28,6 @@ COALESCE_SECONDS = 0.3
 """Answers of a call are sent on together for this long: a message through Ray costs as much CPU as some lines."""
 
 HEARTBEAT_SECONDS = 1.0
-
-HANG_SECONDS = 30.0
-"""A core that has not answered for this long hangs. Its answer waits for the step under way, and the slowest step seen
-took 7 s (6,500-word prompts on 2 CPU cores)."""
 
 LEAVE_SECONDS = 1.0
 """How long vLLM's HTTP app may take to notice that a client left."""
@@ -42,8 +38,9 @@ Headers = list[tuple[bytes, bytes]]
 class BatchEngine(LLMServer):
     """One replica of a model. Placement, parallelism and vLLM's engine come from LLMServer."""
 
-    async def __init__(self, llm_config: Any) -> None:
+    async def __init__(self, llm_config: Any, hang_seconds: float) -> None:
         start_telemetry("engine")
+        self._hang_seconds = hang_seconds
         # A folder needs no download; asking costs a worker process that imports vLLM, 10 s of each start.
         llm_config.get_or_create_callback().ctx.run_init_node = not _is_folder(llm_config)
         await super().__init__(llm_config, engine_cls=_with_lean_executor(self._get_default_engine_class()))
@@ -62,7 +59,7 @@ class BatchEngine(LLMServer):
         """Serve's health check. Raises when vLLM's core is dead or hangs; Serve then replaces the replica."""
         await super().check_health()
         silent = time.monotonic() - self._last_answer
-        if silent > HANG_SECONDS:
+        if silent > self._hang_seconds:
             raise EngineLost(f"vLLM's core has not answered for {silent:.0f} s")
         if self._pulse.done():
             self._pulse.result()
@@ -132,7 +129,7 @@ class BatchEngine(LLMServer):
     def _must_be(self, replica: str) -> None:
         """The caller counts lines by replica: a call that came here because its target is gone is refused."""
         if replica != self._replica:
-            raise EngineLost(f"replica {replica} is gone")
+            raise ReplicaGone(f"replica {replica} is gone")
 
     async def _answer(self, position: int, endpoint: str, body: bytes) -> Answer:
         try:

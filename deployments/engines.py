@@ -46,7 +46,7 @@ def engine_application(model: ModelSettings, settings: Settings) -> Application:
             health_check_period_s=settings.health_check_seconds,
             request_router_config=RequestRouterConfig(request_router_class="deployments.replicas:TrackingRouter"),
         )
-        .bind(config)
+        .bind(config, model.hang_seconds)
     )
 
 

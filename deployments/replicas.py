@@ -7,7 +7,6 @@ when the process dies, and falls silent when vLLM's core hangs. A replica is hea
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
@@ -17,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from app.batch.dispatch import Answer
-from app.errors import EngineLost
+from app.errors import EngineLost, ReplicaGone
 from app.health import ModelHealth
 from app.settings import ModelSettings
 
@@ -25,10 +24,15 @@ log = structlog.get_logger()
 
 HOUR = 3600.0
 
-SILENCE_SECONDS = 35.0
-"""A replica silent for this long is not healthy. By then its own health check has called the core hung (engine.py)."""
+SILENCE_MARGIN_SECONDS = 5.0
+"""A replica silent for its model's `hang_seconds` and this is not healthy. By then its own health check has called the
+core hung."""
 
 REWATCH_SECONDS = 0.2
+
+PART_SECONDS = 1.0
+"""How long the stream of a replica that left the board may take to break. A killed one breaks within milliseconds, and
+counts as lost; that of one that Serve takes out of service stays open, and would hold up its graceful end."""
 
 
 class Board:
@@ -96,6 +100,7 @@ class _Replica:
 
     max_num_seqs: int
     last_beat: float
+    trusted: bool = True
 
 
 @dataclass
@@ -106,7 +111,8 @@ class _Model:
     alive: dict[str, _Replica] = field(default_factory=dict)
     watches: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     last_healthy: float | None = None
-    losses: deque[float] = field(default_factory=deque)
+    losses: dict[str, float] = field(default_factory=dict)
+    """When each replica was lost; one that beats again was not."""
 
 
 class ReplicaWatch:
@@ -125,6 +131,7 @@ class ReplicaWatch:
         self._reason = reason
         self._clock = clock
         self._changed = asyncio.Event()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Until cancelled: a watch for each replica on the board."""
@@ -143,18 +150,19 @@ class ReplicaWatch:
                 await self._changed.wait()
         finally:
             board.unlisten(wake)
-            for task in [*first_calls, *(watch for model in self._models.values() for watch in model.watches.values())]:
+            watches = [watch for model in self._models.values() for watch in model.watches.values()]
+            for task in [*first_calls, *watches, *self._leaving]:
                 task.cancel()
 
     def replicas(self, model_id: str) -> dict[str, int]:
         """The healthy replicas, each with the number of sequences that its vLLM runs at once."""
         model = self._models[model_id]
-        since = self._clock() - SILENCE_SECONDS
+        since = self._clock() - model.settings.hang_seconds - SILENCE_MARGIN_SECONDS
         running = board.running(model.deployment)
         return {
             name: replica.max_num_seqs
             for name, replica in model.alive.items()
-            if replica.last_beat >= since and name in running
+            if replica.trusted and replica.last_beat >= since and name in running
         }
 
     def model(self, model_id: str) -> ModelHealth | None:
@@ -164,8 +172,7 @@ class ReplicaWatch:
         healthy, now = len(self.replicas(model_id)), self._clock()
         if healthy:
             model.last_healthy = now
-        while model.losses and model.losses[0] < now - HOUR:
-            model.losses.popleft()
+        model.losses = {name: when for name, when in model.losses.items() if when > now - HOUR}
         return ModelHealth(
             id=model_id,
             healthy=healthy,
@@ -178,6 +185,11 @@ class ReplicaWatch:
     def models(self) -> list[ModelHealth]:
         return [health for model_id in self._models if (health := self.model(model_id)) is not None]
 
+    def distrust(self, model_id: str, replica: str) -> None:
+        """Lines were lost in it. It counts as healthy again with its next beat, if one comes."""
+        if (found := self._models[model_id].alive.get(replica)) is not None:
+            found.trusted = False
+
     async def _first_call(self, model: _Model) -> None:
         """A handle has a router, and the board its writer, only from its first call; what that answers is not asked."""
         await asyncio.gather(model.handle.check_health.remote(), return_exceptions=True)
@@ -187,18 +199,28 @@ class ReplicaWatch:
         for name in running - set(model.watches):
             model.watches[name] = asyncio.create_task(self._watch(model, name), name=f"watch {name}")
         for name in set(model.watches) - running:
-            # Taken out of service by Serve. A stream left open would hold up its graceful end.
-            model.watches.pop(name).cancel()
+            parting = asyncio.create_task(self._part(model.watches.pop(name)), name=f"part from {name}")
+            self._leaving.add(parting)
+            parting.add_done_callback(self._leaving.discard)
+
+    async def _part(self, watch: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.wait([watch], timeout=PART_SECONDS)
+        finally:
+            watch.cancel()
 
     async def _watch(self, model: _Model, name: str) -> None:
-        while name in board.running(model.deployment):
-            stream = model.handle.options(stream=True).watch.remote(replica=name)
+        """Until cancelled."""
+        while True:
+            stream = None
             try:
+                stream = model.handle.options(stream=True).watch.remote(replica=name)
                 async for beat in stream:
                     self._beat(model, name, beat.max_num_seqs)
             except asyncio.CancelledError:
-                stream.cancel()
-                self._forget(model, name)
+                if stream is not None:
+                    stream.cancel()
+                model.alive.pop(name, None)
                 raise
             except Exception as error:  # noqa: BLE001  # whatever broke the stream, the replica is not known to work
                 self._lost(model, name, error)
@@ -210,14 +232,12 @@ class ReplicaWatch:
             log.info("replica healthy", model=model.settings.id, replica=name)
         model.alive[name] = _Replica(max_num_seqs, now)
         model.last_healthy = now
+        model.losses.pop(name, None)
 
     def _lost(self, model: _Model, name: str, error: Exception) -> None:
-        if self._forget(model, name):
-            model.losses.append(self._clock())
+        if model.alive.pop(name, None) is not None:
+            model.losses[name] = self._clock()
             log.warning("replica lost", model=model.settings.id, replica=name, reason=_first_line(error))
-
-    def _forget(self, model: _Model, name: str) -> bool:
-        return model.alive.pop(name, None) is not None
 
 
 class RayEngines:
@@ -240,7 +260,11 @@ class RayEngines:
         except (asyncio.CancelledError, GeneratorExit):
             stream.cancel()
             raise
+        except ReplicaGone:
+            self._watch.distrust(model, replica)
+            raise
         except Exception as error:
+            self._watch.distrust(model, replica)
             raise EngineLost(_first_line(error)) from error
 
 

@@ -5,6 +5,7 @@ recorder; the loops around it flush, renew the leases, and stop what was cancell
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import structlog
 from app.batch.lines import LineError, parse_line, requests_of
 from app.batch.output import answered_line, unanswered_line
 from app.batch.recorder import Recorder, Result
-from app.errors import BatchyardError, EngineLost, ObjectMissing
+from app.errors import BatchyardError, EngineLost, ObjectMissing, ReplicaGone
 from app.objects import Objects
 from app.settings import Settings
 from app.store import ShardClaim, Store, Usage
@@ -41,7 +42,8 @@ class Engines(Protocol):
         ...
 
     def run(self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes]) -> AsyncIterator[list[Answer]]:
-        """Answers as they come, in any order, each position once. Raises EngineLost. Closing it aborts the rest."""
+        """Answers as they come, in any order, each position once. Raises EngineLost, after which the
+        replica is not among `replicas` until it is known to work. Closing the iterator aborts the rest."""
         ...
 
 
@@ -70,11 +72,23 @@ class Dispatcher:
         self._owner = owner
         self._recorder = Recorder(store, objects)
         self._runs: dict[tuple[str, int, int], _Run] = {}
+        self._renewed = time.monotonic()
+        self._fault: BaseException | None = None
         self.room_made = asyncio.Event()
         self.shard_answered = asyncio.Event()
 
     async def run_once(self) -> int:
-        """Starts as many shards as the healthy replicas have room for. Returns how many."""
+        """Starts as many shards as the healthy replicas have room for. Returns how many.
+
+        None while results cannot be made durable: they would pile up in memory. Raises what ended a shard's task and
+        was not foreseen.
+        """
+        if self._fault is not None:
+            raise self._fault
+        if self._recorder.stuck:
+            return 0
+        if time.monotonic() - self._renewed > self._settings.dispatch.lease_seconds / 2:
+            await self.renew()  # the ledger was away, and would give our own shards to us once more
         started = 0
         for model in self._settings.models:
             for replica, shards in self._shards_wanted(model.id).items():
@@ -92,6 +106,7 @@ class Dispatcher:
         running = set(self._runs)
         claims = running | self._recorder.claims()
         going_on = await self._store.renew_shards(claims, self._settings.dispatch.lease_seconds)
+        self._renewed = time.monotonic()
         for key in running - going_on:
             if (run := self._runs.get(key)) is not None:
                 run.stop()
@@ -102,6 +117,7 @@ class Dispatcher:
         for run in list(self._runs.values()):
             run.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._recorder.flush()
 
     def _shards_wanted(self, model: str) -> Mapping[str, int]:
         """Shards to send to each replica: it gets as many lines again as it runs, so that no slot of it waits for us.
@@ -126,6 +142,12 @@ class Dispatcher:
         run = _Run(claim, replica, left=claim.count - len(claim.done))
         self._runs[claim.key] = run
         run.task = asyncio.create_task(self._run(run), name=f"{claim.batch_id}/{claim.index}")
+        run.task.add_done_callback(self._note_fault)
+
+    def _note_fault(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._fault = fault
+            self.room_made.set()
 
     async def _run(self, run: _Run) -> None:
         """Ends with the shard complete in the recorder, or given back."""
@@ -135,11 +157,12 @@ class Dispatcher:
             await self._run_lines(run)
             self._recorder.complete(claim)
             self.shard_answered.set()
+            self.room_made.set()  # after a failure the next poll is soon enough
             return
         except asyncio.CancelledError:
             log.info("shard stopped", batch=claim.batch_id, shard=claim.index, left=run.left)
         except EngineLost as error:
-            lost = True
+            lost = not isinstance(error, ReplicaGone)
             log.warning("engine lost", batch=claim.batch_id, shard=claim.index, left=run.left, reason=str(error))
         except ObjectMissing as error:
             await self._input_gone(claim, error)
@@ -147,7 +170,6 @@ class Dispatcher:
             log.warning("shard given back", batch=claim.batch_id, shard=claim.index, reason=str(error))
         finally:
             del self._runs[claim.key]
-            self.room_made.set()
         await self._give_back(claim, lost)
 
     async def _run_lines(self, run: _Run) -> None:

@@ -1,11 +1,10 @@
 """Makes results durable: what was added since the last flush goes into one object a batch, then into the ledger.
 
 The object is written before its rows, so a row never points at nothing; an object without rows is litter that goes
-with the batch's folder when the batch is finalised.
+with the batch's folder once the batch has ended.
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -34,15 +33,17 @@ class _Pending:
 
 
 class Recorder:
-    """Results wait here for at most one flush interval."""
+    """Results wait here for at most one flush interval: first for their object, then for the ledger's rows."""
 
     def __init__(self, store: Store, objects: Objects) -> None:
         self._store = store
         self._objects = objects
         self._pending: dict[tuple[str, int, int], _Pending] = {}
-        self._in_flight: dict[tuple[str, int, int], _Pending] = {}
+        self._written: list[SegmentDraft] = []
         self._flushing = asyncio.Lock()
         self._flushes: set[asyncio.Task[int]] = set()
+        self.stuck = False
+        """The last flush failed: what waits here would only grow, so nobody should start more work."""
 
     def add(self, claim: ShardClaim, results: Sequence[Result]) -> None:
         self._of(claim).results.extend(results)
@@ -53,7 +54,7 @@ class Recorder:
 
     def claims(self) -> set[tuple[str, int, int]]:
         """The claims whose results are not durable yet."""
-        return {*self._pending, *self._in_flight}
+        return {*self._pending, *(draft.claim.key for draft in self._written)}
 
     async def flush(self) -> int:
         """Writes what waits, and what a flush under way writes is written when this returns.
@@ -68,44 +69,54 @@ class Recorder:
 
     async def _flush(self) -> int:
         async with self._flushing:
-            if not self._pending:
-                return 0
-            self._in_flight, self._pending = self._pending, {}
             try:
-                drafts = await self._write_objects(list(self._in_flight.values()))
-                held = await self._store.record(drafts)
+                recorded = await self._record()  # what an earlier flush wrote and the ledger did not take
+                for batch_id in {claim_key[0] for claim_key in self._pending}:
+                    await self._write_object(batch_id)
+                recorded += await self._record()
             except BaseException:
-                self._put_back(self._in_flight)
+                self.stuck = True
                 raise
-            finally:
-                self._in_flight = {}
-        return sum(len(draft.lines) for draft in drafts if draft.claim.key in held)
+            self.stuck = False
+            return recorded
 
     def _of(self, claim: ShardClaim) -> _Pending:
         return self._pending.setdefault(claim.key, _Pending(claim))
 
-    def _put_back(self, earlier: dict[tuple[str, int, int], _Pending]) -> None:
-        for key, later in self._pending.items():
-            before = earlier.setdefault(key, _Pending(later.claim))
-            before.results.extend(later.results)
-            before.complete |= later.complete
-        self._pending = earlier
-
-    async def _write_objects(self, pending: Sequence[_Pending]) -> list[SegmentDraft]:
-        by_batch: defaultdict[str, list[_Pending]] = defaultdict(list)
-        for each in pending:
-            by_batch[each.claim.batch_id].append(each)
+    async def _write_object(self, batch_id: str) -> None:
+        """One object with the batch's results so far. Those that come while it is written wait for the next."""
+        key = f"{segments_prefix(batch_id)}{uuid4().hex}"
+        data = bytearray()
         drafts: list[SegmentDraft] = []
-        for batch_id, group in by_batch.items():
-            key = f"{segments_prefix(batch_id)}{uuid4().hex}"
-            data = bytearray()
-            for each in group:
+        for pending in self._pending.values():
+            if pending.claim.batch_id == batch_id:
                 start = len(data)
-                data += b"".join(result.line for result in each.results)
-                drafts.append(_draft(each, key, start, len(data)))
-            if data:
-                await self._objects.put(key, bytes(data))
-        return drafts
+                data += b"".join(result.line for result in pending.results)
+                drafts.append(_draft(pending, key, start, len(data)))
+        if data:
+            await self._objects.put(key, bytes(data))
+        for draft in drafts:
+            self._take(draft)
+        self._written += drafts
+
+    def _take(self, draft: SegmentDraft) -> None:
+        """What the draft holds waits no longer; `finishes` is drafted once more if the last results came meanwhile."""
+        pending = self._pending[draft.claim.key]
+        del pending.results[: len(draft.lines)]
+        if not pending.results and pending.complete == draft.finishes:
+            del self._pending[draft.claim.key]
+
+    async def _record(self) -> int:
+        drafts = self._written
+        if not drafts:
+            return 0
+        held = await self._store.record(drafts)
+        self._written = []
+        # Of claims that others have now: the batch's folder may be gone already, and nobody would come for it.
+        kept = {draft.object_key for draft in drafts if draft.claim.key in held}
+        for key in {draft.object_key for draft in drafts if draft.lines} - kept:
+            await self._objects.delete(key)
+        return sum(len(draft.lines) for draft in drafts if draft.claim.key in held)
 
 
 def segments_prefix(batch_id: str) -> str:

@@ -1,0 +1,184 @@
+"""Storage that goes away, engines that lose everything, a dispatcher that ends: nothing piles up, nothing runs twice."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.batch.dispatch import Dispatcher
+from app.batch.lifecycle import Lifecycle
+from app.batch.loops import run_loops
+from app.batch.recorder import Recorder, Result
+from app.errors import EngineLost, ObjectsUnavailable, ReplicaGone, StoreUnavailable
+from app.store import ShardClaim
+from tests.unit.yard import Yard, requests
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Any:
+    made = Yard(tmp_path)
+    yield made
+    made.store.close()
+
+
+async def claimed(yard: Yard, lines: int = 4, owner: str = "me", lease: float = 60) -> tuple[str, ShardClaim]:
+    """A batch whose first shard the caller holds."""
+    batch_id = await yard.create(requests(lines))
+    await Lifecycle(yard.store, yard.objects, yard.settings, owner, yard.clock).validate_next()
+    [claim] = await yard.store.claim_shards(owner, lease, "tiny", 1)
+    return batch_id, claim
+
+
+def segments_of(yard: Yard) -> list[Path]:
+    return [path for path in (yard.settings.data / "objects").rglob("segments/*/*") if path.is_file()]
+
+
+async def test_while_results_cannot_be_written_no_more_lines_start(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(key: str, data: bytes) -> None:
+        raise ObjectsUnavailable("full")
+
+    batch_id = await yard.create(requests(200))
+    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
+    assert await dispatcher.run_once() > 0
+    while yard.engines.in_flight or not yard.engines.seen:
+        await asyncio.sleep(0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr(yard.objects, "put", full)
+        with pytest.raises(ObjectsUnavailable):
+            await dispatcher.flush()
+        assert await dispatcher.run_once() == 0
+    assert await dispatcher.flush() > 0
+    assert await dispatcher.run_once() > 0
+    await dispatcher.close()
+    batch = await yard.batch(batch_id)
+    assert batch.completed == len(yard.engines.seen)
+
+
+async def test_a_ledger_that_refuses_rows_does_not_make_the_object_be_written_again(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, failures = yard.store.record, iter([True] * 5)
+
+    async def failing_record(drafts: Any) -> Any:
+        if next(failures, False):
+            raise StoreUnavailable("away")
+        return await record(drafts)
+
+    monkeypatch.setattr(yard.store, "record", failing_record)
+    batch_id, claim = await claimed(yard)
+    recorder = Recorder(yard.store, yard.objects)
+    recorder.add(claim, [Result(0, b"{}\n", failed=False)])
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable):
+            await recorder.flush()
+    assert recorder.claims() == {claim.key}
+    assert await recorder.flush() == 1
+    assert len(segments_of(yard)) == 1
+    assert recorder.claims() == set()
+    assert (await yard.batch(batch_id)).completed == 1
+
+
+async def test_results_that_come_during_a_flush_are_in_the_next(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = yard.objects.put
+    batch_id, claim = await claimed(yard)
+    recorder = Recorder(yard.store, yard.objects)
+
+    async def late_results(key: str, data: bytes) -> None:
+        await put(key, data)
+        recorder.add(claim, [Result(position, b"{}\n", failed=False) for position in (1, 2, 3)])
+        recorder.complete(claim)
+        monkeypatch.setattr(yard.objects, "put", put)
+
+    monkeypatch.setattr(yard.objects, "put", late_results)
+    recorder.add(claim, [Result(0, b"{}\n", failed=False)])
+    assert (await recorder.flush(), recorder.claims()) == (1, {claim.key})
+    assert (await recorder.flush(), recorder.claims()) == (3, set())
+    assert (await yard.batch(batch_id)).completed == 4
+    assert await yard.store.claim_ended_batch("me", 60) is not None, "the shard is done"
+
+
+async def test_results_of_a_claim_that_another_has_leave_nothing_behind(yard: Yard) -> None:
+    _, claim = await claimed(yard)
+    recorder = Recorder(yard.store, yard.objects)
+    recorder.add(claim, [Result(0, b"{}\n", failed=False)])
+    await yard.store.release(claim, engine_lost=False)
+    assert await recorder.flush() == 0
+    assert segments_of(yard) == []
+
+
+@pytest.mark.parametrize(("error", "counted"), [(EngineLost, True), (ReplicaGone, False)])
+async def test_a_replica_that_loses_all_lines_is_not_tried_in_a_hot_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[EngineLost], counted: bool
+) -> None:
+    yard = Yard(tmp_path, poll_seconds=0.2)
+    calls = []
+
+    async def lose(model: str, replica: str, endpoint: str, bodies: Any) -> Any:
+        calls.append(replica)
+        raise error("gone")
+        yield
+
+    monkeypatch.setattr(yard.engines, "run", lose)
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(4))
+        await yard.until(batch_id, lambda _: len(calls) >= 2)
+        await asyncio.sleep(1.0)  # the time in which tries are counted
+        assert len(calls) <= 8
+    [claim] = await yard.store.claim_shards("other", 60, "tiny", 1)
+    assert bool(claim.engine_losses) is counted
+
+
+async def test_after_an_outage_longer_than_the_lease_a_dispatcher_does_not_take_its_own_shards_again(
+    tmp_path: Path,
+) -> None:
+    yard = Yard(tmp_path, lease_seconds=1)
+    yard.engines.hold()
+    batch_id = await yard.create(requests(4))
+    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
+    assert await dispatcher.run_once() == 1
+    await yard.engines.arrived.wait()
+    await asyncio.sleep(1.2)  # the lease runs out by the database's own clock
+    assert await dispatcher.run_once() == 0
+    yard.engines.open.set()
+    while not (await yard.batch(batch_id)).completed == 4:
+        await asyncio.sleep(0.01)
+        await dispatcher.flush()
+    assert len(yard.engines.seen) == 4
+
+
+async def test_a_fault_that_nobody_foresaw_ends_the_loops_so_that_the_process_is_replaced(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+        yield
+
+    monkeypatch.setattr(yard.engines, "run", broken)
+    await yard.create(requests(4))
+    dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
+    lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
+    async with asyncio.timeout(10):
+        with pytest.raises(ExceptionGroup) as raised:
+            await run_loops(dispatcher, lifecycle, yard.settings.dispatch)
+    assert raised.group_contains(ZeroDivisionError)
+
+
+async def test_a_dispatcher_that_is_closed_makes_durable_what_it_has_and_frees_the_rest(yard: Yard) -> None:
+    answered = iter(range(10**6))
+    yard.engines.reply = lambda body: (200, {"n": yard.engines.hold() if next(answered) == 5 else None})
+    batch_id = await yard.create(requests(12))
+    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
+    await dispatcher.run_once()
+    while yard.engines.open.is_set() or not dispatcher._recorder.claims():
+        await asyncio.sleep(0.01)
+    await dispatcher.close()
+    batch = await yard.batch(batch_id)
+    assert batch.completed == len(yard.engines.seen) >= 6
+    left = await yard.store.claim_shards("other", 60, "tiny", 10)
+    assert sum(claim.count - len(claim.done) for claim in left) == 12 - batch.completed
