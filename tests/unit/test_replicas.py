@@ -1,0 +1,189 @@
+"""Who counts as healthy, lost or taken away: the watch over fake handles, with Serve's board written by the test."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from app.errors import EngineLost, ReplicaGone
+from app.settings import ModelSettings
+from deployments import replicas
+from deployments.messages import Heartbeat
+from deployments.replicas import RayEngines, ReplicaWatch, board
+
+ENGINE = "Engine:tiny"
+
+
+class Stream:
+    """What a replica's `watch` streams: the test puts heartbeats and errors into it."""
+
+    def __init__(self) -> None:
+        self.items: asyncio.Queue[Any] = asyncio.Queue()
+        self.cancelled = False
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> Any:
+        item = await self.items.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Handle:
+    """A deployment's handle, as far as watch and engines use it."""
+
+    deployment_name = ENGINE
+
+    def __init__(self) -> None:
+        self.streams: dict[str, list[Stream]] = {}
+        self.run_error: Exception = EngineLost("broken")
+
+    def options(self, stream: bool) -> "Handle":
+        return self
+
+    @property
+    def watch(self) -> Any:
+        return self._Method(lambda replica: self.streams.setdefault(replica, []).append(Stream()) or self.last(replica))
+
+    @property
+    def check_health(self) -> Any:
+        return self._Method(lambda: asyncio.sleep(0))
+
+    @property
+    def run_lines(self) -> Any:
+        def broken(endpoint: str, bodies: Any, replica: str) -> Stream:
+            stream = Stream()
+            stream.items.put_nowait(self.run_error)
+            return stream
+
+        return self._Method(broken)
+
+    def last(self, replica: str) -> Stream:
+        return self.streams[replica][-1]
+
+    class _Method:
+        def __init__(self, call: Any) -> None:
+            self.remote = call
+
+
+class Scene:
+    def __init__(self, hang_seconds: float = 30) -> None:
+        self.now = 1000.0
+        self.handle: Any = Handle()
+        settings = ModelSettings(id="tiny", source="x", hang_seconds=hang_seconds)
+        self.watch = ReplicaWatch([settings], {"tiny": self.handle}, clock=lambda: self.now)
+
+    async def until(self, done: Any) -> None:
+        async with asyncio.timeout(5):
+            while not done():  # noqa: ASYNC110  # each test waits for a state of its own
+                await asyncio.sleep(0.005)
+
+    async def beat(self, name: str) -> None:
+        await self.until(lambda: name in self.handle.streams)
+        self.handle.last(name).items.put_nowait(Heartbeat(8))
+        await self.until(lambda: name in self.watch.replicas("tiny"))
+
+    @property
+    def healthy(self) -> set[str]:
+        return set(self.watch.replicas("tiny"))
+
+    @property
+    def losses(self) -> int:
+        health = self.watch.model("tiny")
+        assert health is not None
+        return health.restarts_last_hour
+
+
+@asynccontextmanager
+async def running(scene: Scene, *names: str) -> AsyncIterator[Scene]:
+    board.write(ENGINE, frozenset(names))
+    task = asyncio.create_task(scene.watch.run())
+    try:
+        for name in names:
+            await scene.beat(name)
+        yield scene
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        board.write(ENGINE, frozenset())
+
+
+async def test_a_replica_whose_stream_breaks_is_lost_at_once_and_counts_once() -> None:
+    async with running(Scene(), "a", "b") as scene:
+        scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
+        await scene.until(lambda: scene.healthy == {"b"})
+        assert scene.losses == 1
+        board.write(ENGINE, frozenset({"b"}))
+        await asyncio.sleep(0)
+        assert scene.losses == 1
+
+
+async def test_a_kill_that_the_board_knows_before_the_stream_breaks_counts_too() -> None:
+    async with running(Scene(), "a", "b") as scene:
+        board.write(ENGINE, frozenset({"b"}))
+        await scene.until(lambda: scene.healthy == {"b"})
+        scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
+        await scene.until(lambda: scene.losses == 1)
+
+
+async def test_a_replica_that_serve_takes_away_is_no_loss_and_its_stream_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replicas, "PART_SECONDS", 0.05)
+    async with running(Scene(), "a", "b") as scene:
+        board.write(ENGINE, frozenset({"b"}))
+        await scene.until(lambda: scene.handle.last("a").cancelled)
+        assert (scene.healthy, scene.losses) == ({"b"}, 0)
+
+
+async def test_a_replica_that_beats_again_was_not_lost() -> None:
+    async with running(Scene(), "a") as scene:
+        scene.handle.last("a").items.put_nowait(ConnectionError("a hiccup"))
+        await scene.until(lambda: scene.losses == 1)
+        await scene.until(lambda: len(scene.handle.streams["a"]) == 2)
+        await scene.beat("a")
+        assert scene.losses == 0
+
+
+async def test_a_name_that_leaves_the_board_and_comes_back_is_watched_again() -> None:
+    async with running(Scene(), "a") as scene:
+        board.write(ENGINE, frozenset())
+        scene.handle.last("a").items.put_nowait(ConnectionError("gone"))
+        await scene.until(lambda: scene.healthy == set())
+        await asyncio.sleep(0.3)  # longer than the pause before the next try
+        seen = len(scene.handle.streams["a"])
+        board.write(ENGINE, frozenset({"a"}))
+        await scene.until(lambda: len(scene.handle.streams["a"]) > seen)
+        await scene.beat("a")
+
+
+@pytest.mark.parametrize(("hang_seconds", "silent", "healthy"), [(30, 34, True), (30, 36, False), (60, 36, True)])
+async def test_a_silent_replica_is_healthy_for_as_long_as_its_core_may_take(
+    hang_seconds: float, silent: float, healthy: bool
+) -> None:
+    async with running(Scene(hang_seconds), "a") as scene:
+        scene.now += silent
+        assert bool(scene.healthy) is healthy
+
+
+@pytest.mark.parametrize(("error", "raised"), [(ReplicaGone("x"), ReplicaGone), (OSError("x"), EngineLost)])
+async def test_a_replica_that_lost_lines_is_not_used_until_it_beats_again(
+    error: Exception, raised: type[EngineLost]
+) -> None:
+    async with running(Scene(), "a") as scene:
+        engines = RayEngines(scene.watch, {"tiny": scene.handle})
+        scene.handle.run_error = error
+        with pytest.raises(raised) as caught:
+            async for _ in engines.run("tiny", "a", "/v1/x", [b"{}"]):
+                raise AssertionError("nothing was answered")
+        assert type(caught.value) is raised
+        assert engines.replicas("tiny") == {}
+        await scene.beat("a")
+        assert engines.replicas("tiny") == {"a": 8}
