@@ -114,7 +114,10 @@ class DispatchSettings(_Frozen):
         description="How long a claim outlives its dispatcher's last sign of life; after it another takes the shard.",
     )
     poll_seconds: float = Field(
-        default=0.5, gt=0, le=10, description="How often the ledger is asked for work when there was none."
+        default=1.0,
+        gt=0,
+        le=10,
+        description="How often the ledger is asked for work when there was none. Gateways tell of new batches at once.",
     )
     dispatchers: int = Field(default=1, ge=1, description="Dispatcher replicas; leases keep them apart.")
 

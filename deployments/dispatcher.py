@@ -29,11 +29,15 @@ class BatchDispatcher:
         watch = ReplicaWatch(settings.models, engines)
         owner = f"dispatcher-{uuid4().hex}"
         self._dispatcher = Dispatcher(store, objects, RayEngines(watch, engines), settings, owner)
-        lifecycle = Lifecycle(store, objects, settings, owner)
+        self._lifecycle = Lifecycle(store, objects, settings, owner)
         self._tasks = [
             asyncio.create_task(watch.run(), name="watch"),
-            asyncio.create_task(run_loops(self._dispatcher, lifecycle, settings.dispatch), name="loops"),
+            asyncio.create_task(run_loops(self._dispatcher, self._lifecycle, settings.dispatch), name="loops"),
         ]
+
+    def batch_created(self) -> None:
+        """A hint from a gateway: the new batch need not wait for the next look into the ledger."""
+        self._lifecycle.batch_created.set()
 
     def check_health(self) -> None:
         """Serve's health check: a loop that ended has ended with an error, and Serve replaces the replica."""

@@ -27,8 +27,9 @@ class Gateway:
     async def __init__(
         self, settings: Settings, engines: Mapping[str, DeploymentHandle], dispatcher: DeploymentHandle
     ) -> None:
-        """`dispatcher` is not called: it is here so that Serve starts it as part of this application."""
         start_telemetry("gateway")
+        self._dispatcher = dispatcher
+        self._hint: asyncio.Future[Any] | None = None
         self._settings = settings
         self._handles = engines
         self._doctor = PlacementDoctor(settings, {model: handle.deployment_name for model, handle in engines.items()})
@@ -41,7 +42,19 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> Any:
         store = await asyncio.to_thread(Store.open, self._settings.database_url, lambda: int(time.time()))
         objects = Objects(self._settings.objects_url)
-        return build_app(self._settings, store, objects, self._watch, RayOnline(self._handles))
+        return build_app(
+            self._settings,
+            store,
+            objects,
+            self._watch,
+            RayOnline(self._handles),
+            batch_created=self._tell_dispatcher,
+        )
+
+    def _tell_dispatcher(self) -> None:
+        """One hint at a time: they would queue up while the dispatcher is away, whose polls find the batch as well."""
+        if self._hint is None or self._hint.done():
+            self._hint = asyncio.gather(self._dispatcher.batch_created.remote(), return_exceptions=True)
 
     def check_health(self) -> None:
         """Serve's health check: a task that ended has ended with an error."""

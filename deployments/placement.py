@@ -7,6 +7,8 @@ from typing import Any
 import ray
 import structlog
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from app.settings import ModelSettings, Settings
 
@@ -30,13 +32,19 @@ class PlacementDoctor:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            resources, statuses = await asyncio.to_thread(lambda: (ray.cluster_resources(), _deployment_statuses()))
-            for model in self._settings.models:
-                reason = _shortage(model, resources) or _trouble(statuses.get(self._deployments[model.id]))
-                if reason is not None and reason != self._reasons.get(model.id):
-                    log.warning("replicas are missing", model=model.id, reason=reason)
-                self._reasons[model.id] = reason
+            try:
+                await self._look()
+            except (RayError, RayServeException) as error:  # the controller is being restarted, say
+                log.warning("Serve's status cannot be read", reason=str(error))
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        resources, statuses = await asyncio.to_thread(lambda: (ray.cluster_resources(), _deployment_statuses()))
+        for model in self._settings.models:
+            reason = _shortage(model, resources) or _trouble(statuses.get(self._deployments[model.id]))
+            if reason is not None and reason != self._reasons.get(model.id):
+                log.warning("replicas are missing", model=model.id, reason=reason)
+            self._reasons[model.id] = reason
 
 
 def bundle(model: ModelSettings) -> dict[str, float]:

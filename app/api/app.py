@@ -33,12 +33,13 @@ def build_app(
     health: Health,
     engines: OnlineEngines,
     now: Callable[[], int] = _unix_time,
+    batch_created: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """An ASGI application over what the caller has opened and will close. `now`: whole unix seconds."""
     metrics = Metrics(store, health)
     resources = (
         Files(settings, store, objects, now),
-        Batches(settings, store, objects, health, now),
+        Batches(settings, store, objects, health, now, batch_created),
         Models(settings, now()),
         Online(settings.limits, health, engines),
         Probes(settings, store, health),

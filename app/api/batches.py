@@ -49,13 +49,21 @@ TIMES = (
 
 class Batches:
     def __init__(
-        self, settings: Settings, store: Store, objects: Objects, health: Health, now: Callable[[], int]
+        self,
+        settings: Settings,
+        store: Store,
+        objects: Objects,
+        health: Health,
+        now: Callable[[], int],
+        created: Callable[[], None],
     ) -> None:
+        """`created` is called after each new batch."""
         self._limits = settings.limits
         self._store = store
         self._objects = objects
         self._health = health
         self._now = now
+        self._created = created
 
     def routes(self) -> list[Route]:
         return [
@@ -78,6 +86,7 @@ class Batches:
                 idempotency_key=key,
                 digest=digest,
             )
+            self._created()
         return JSONResponse(batch_object(batch))
 
     async def list_batches(self, request: Request) -> Response:
@@ -171,10 +180,12 @@ class Batches:
             async for part in stream_results(self._store, self._objects, batch.id):
                 running = True
                 yield part
+            # Once the batch ends its segments go: those that were not read yet seem to be empty.
+            batch = await self._store.batch(batch.tenant, batch.id) or batch
+            if running and batch.status in FINAL_STATES:
+                raise ObjectMissing(f"batch {batch.id} has ended while its results were read: read them again")
             if running:
                 return
-            # Nothing yet, or the batch has ended between the two looks.
-            batch = await self._store.batch(batch.tenant, batch.id) or batch
         for file_id in (batch.output_file_id, batch.error_file_id):
             file = await self._store.file(batch.tenant, file_id) if file_id is not None else None
             if file is not None:

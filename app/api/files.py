@@ -30,6 +30,9 @@ JSONL_PURPOSES = ("batch", "batch_output")
 DAY = 86_400
 LONGEST_LIST = 10_000
 
+RESERVED_SECONDS = DAY
+"""An upload whose gateway died before its row was true is deleted after this; the longest takes minutes."""
+
 
 class Files:
     def __init__(self, settings: Settings, store: Store, objects: Objects, now: Callable[[], int]) -> None:
@@ -122,6 +125,7 @@ class Files:
         if earlier is not None:
             return earlier
         file = self._file(tenant, upload)
+        await self._store.reserve_file(file, self._now() + RESERVED_SECONDS)
         await self._objects.put(file.object_key, content)
         added = await self._store.add_file(file, key, digest)
         if added.id != file.id:  # the same request, sent twice at once, was faster the other time

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import structlog
 
 from app.batch.lines import LineFault
-from app.batch.results import delete_segments, write_result_files
+from app.batch.results import leftovers, write_result_files
 from app.batch.validate import Validation, validate
-from app.errors import ObjectMissing
+from app.errors import ObjectMissing, ObjectsUnavailable
 from app.objects import Objects
 from app.settings import Settings
 from app.store import Batch, BatchClaim, Store
@@ -34,6 +34,7 @@ class Lifecycle:
         self._owner = owner
         self._now = now
         self._claims: set[tuple[str, int]] = set()
+        self.batch_created = asyncio.Event()
 
     async def renew(self) -> None:
         """Keeps the leases of the steps under way. A step that failed is not among them: its lease runs out."""
@@ -59,20 +60,30 @@ class Lifecycle:
         if claim is None:
             return False
         with self._kept(claim):
-            acted = await self._finalise(claim)
-        if acted:
-            await delete_segments(self._objects, claim.batch.id)
+            await self._finalise(claim)
         return True
 
     async def sweep(self) -> None:
         """Ends overdue batches, expires files, and removes the objects of files that are gone."""
         await self._store.expire_batches()
         await self._store.expire_files()
-        gone = await self._store.deleted_files(SWEPT_AT_ONCE)
-        for file in gone:
-            await self._objects.delete(file.object_key)
-        if gone:
-            await self._store.forget_files([file.id for file in gone])
+        refused: list[ObjectsUnavailable] = []
+        for file in await self._store.deleted_files(SWEPT_AT_ONCE):
+            try:
+                await self._delete(file.object_key)
+            except ObjectsUnavailable as error:
+                refused.append(error)  # the others need not wait for it
+            else:
+                await self._store.forget_files([file.id])
+        if refused:
+            log.warning("objects not deleted yet", number=len(refused), reason=str(refused[0]))
+
+    async def _delete(self, key: str) -> None:
+        """The object, or all objects under a key that ends with a slash."""
+        if key.endswith("/"):
+            await self._objects.delete_prefix(key)
+        else:
+            await self._objects.delete(key)
 
     @contextmanager
     def _kept(self, claim: BatchClaim) -> Iterator[None]:
@@ -105,23 +116,21 @@ class Lifecycle:
             dispatch=self._settings.dispatch,
         )
 
-    async def _finalise(self, claim: BatchClaim) -> bool:
+    async def _finalise(self, claim: BatchClaim) -> None:
         batch = claim.batch
-        gone = batch.ending == "failed"
         written = await write_result_files(
             self._store,
             self._objects,
             claim,
-            None if gone else await self._store.object_key(batch.input_file_id),
+            await self._store.object_key(batch.input_file_id),
             now=int(self._now()),
             keep_seconds=int(self._settings.retention.output_file_days * DAY),
         )
-        acted = await self._store.finish_batch(claim, written.output, written.error)
+        acted = await self._store.finish_batch(claim, written.output, written.error, leftovers(claim))
         if not acted:
             for file in filter(None, (written.output, written.error)):
                 await self._objects.delete(file.object_key)
         log.info("batch finished", batch=batch.id, ending=batch.ending or "completed", acted=acted)
-        return acted
 
 
 def _unknown_file(batch: Batch) -> LineFault:

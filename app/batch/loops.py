@@ -49,7 +49,7 @@ async def run_loops(dispatcher: Dispatcher, lifecycle: Lifecycle, settings: Disp
 
     async def validate() -> float:
         if not await lifecycle.validate_next():
-            return settings.poll_seconds
+            return await _woken(lifecycle.batch_created, settings.poll_seconds)
         to_dispatch.set()
         return 0
 
@@ -68,7 +68,8 @@ async def run_loops(dispatcher: Dispatcher, lifecycle: Lifecycle, settings: Disp
 async def _woken(event: asyncio.Event, seconds: float) -> float:
     """Waits for the event, `seconds` at most, and clears it. Returns the pause that is left: none."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):  # wait_for of Python 3.11 loses a cancellation that comes with the event
+            await event.wait()
     event.clear()
     return 0
 

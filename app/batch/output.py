@@ -9,6 +9,7 @@ NOT_RUN = {
         "batch_expired",
         "This request could not be executed before the completion window expired.",
     ),
+    "failed": ("input_file_gone", "This request was not executed because the content of the input file is gone."),
 }
 """Why lines of a batch that ended early have no answer, by how it ended."""
 

@@ -9,11 +9,16 @@ from hashlib import blake2b
 from app.batch.lines import LineError, parse_line, requests_of
 from app.batch.output import NOT_RUN, unanswered_line
 from app.batch.recorder import segments_prefix
+from app.errors import ObjectMissing
 from app.objects import Objects, Writer
 from app.store import Batch, BatchClaim, File, Segment, ShardPlan, Store
 
 SHARDS_AT_ONCE = 16
 """Shards whose results are fetched together: hides the object store's latency, bounds our memory."""
+
+
+FIRST_FINALISING_EPOCH = 2
+"""Epoch 1 of a batch is its validation, or the cancelling or expiry that came before it."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,9 @@ async def write_result_files(
 ) -> ResultFiles:
     """Writes output and error file of a batch of which no line runs any more.
 
-    Lines without a result stand in the error file with the reason for which the batch ended. It may be cut off anywhere
-    and done anew: another claim writes under other keys, so that a late finaliser spoils nobody's file. `input_key`
-    None: the input is gone, and lines that were not run cannot be named.
+    Lines without a result stand in the error file with the reason for which the batch ended; without their custom_id
+    where the input is gone (`input_key` None, or no such object). It may be cut off anywhere and done anew: another
+    claim writes under other keys, so that a late finaliser spoils nobody's file.
     """
     batch = claim.batch
     async with AsyncExitStack() as stack:
@@ -60,8 +65,13 @@ async def write_result_files(
     return ResultFiles(output.row(now, expires_at), error.row(now, expires_at))
 
 
-async def delete_segments(objects: Objects, batch_id: str) -> None:
-    await objects.delete_prefix(segments_prefix(batch_id))
+def leftovers(claim: BatchClaim) -> list[str]:
+    """What is of no more use once the batch has ended: its segments, and what finalisers that died half-way wrote."""
+    earlier = range(FIRST_FINALISING_EPOCH, claim.epoch)
+    return [
+        segments_prefix(claim.batch.id),
+        *(_result_key(claim.batch.id, kind, epoch) for epoch in earlier for kind in ("output", "error")),
+    ]
 
 
 class _ResultFile:
@@ -69,8 +79,8 @@ class _ResultFile:
 
     def __init__(self, objects: Objects, stack: AsyncExitStack, claim: BatchClaim, kind: str) -> None:
         self._objects, self._stack, self._batch, self._kind = objects, stack, claim.batch, kind
-        self._id = "file-" + blake2b(f"{claim.batch.id}/{kind}".encode(), digest_size=12).hexdigest()
-        self._key = f"files/{self._id}-{claim.epoch}"
+        self._id = _result_id(claim.batch.id, kind)
+        self._key = _result_key(claim.batch.id, kind, claim.epoch)
         self._writer: Writer | None = None
         self._bytes = 0
 
@@ -95,6 +105,14 @@ class _ResultFile:
             created_at=created_at,
             expires_at=expires_at,
         )
+
+
+def _result_id(batch_id: str, kind: str) -> str:
+    return "file-" + blake2b(f"{batch_id}/{kind}".encode(), digest_size=12).hexdigest()
+
+
+def _result_key(batch_id: str, kind: str, epoch: int) -> str:
+    return f"files/{_result_id(batch_id, kind)}-{epoch}"
 
 
 async def _results_by_shard(
@@ -124,22 +142,25 @@ async def _lines_of(objects: Objects, segment: Segment) -> dict[int, ResultLine]
 async def _input_of(
     objects: Objects, input_key: str | None, plan: ShardPlan, results: dict[int, ResultLine]
 ) -> bytes | None:
+    """None where it is not needed or is gone."""
     if input_key is None or len(results) == plan.count:
         return None
-    return await objects.read(input_key, plan.offset, plan.offset + plan.length)
+    try:
+        return await objects.read(input_key, plan.offset, plan.offset + plan.length)
+    except ObjectMissing:
+        return None
 
 
 def _missing_lines(
     batch: Batch, plan: ShardPlan, results: dict[int, ResultLine], data: bytes | None
 ) -> dict[int, ResultLine]:
-    if data is None:
-        return {}
     code, message = NOT_RUN.get(batch.ending or "", ("not_executed", "This request was not executed."))
+    custom_ids = [""] * plan.count if data is None else [_custom_id(line) for line in requests_of(data)]
     return {
         position: ResultLine(
-            unanswered_line(batch.id, plan.first_line + position, _custom_id(line), code, message), failed=True
+            unanswered_line(batch.id, plan.first_line + position, custom_id, code, message), failed=True
         )
-        for position, line in enumerate(requests_of(data))
+        for position, custom_id in enumerate(custom_ids)
         if position not in results
     }
 

@@ -29,14 +29,16 @@ from app.store.tables import FINAL_STATES, batches, database_now, files, idempot
 
 _READ_BY_A_BATCH = exists().where(batches.c.input_file_id == files.c.id, batches.c.status.not_in(FINAL_STATES))
 
-# A batch may have been created between the API's look at the file and its deletion.
-_FORGETTABLE = and_(files.c.deleted_at.is_not(None), ~_READ_BY_A_BATCH)
-
 
 class Store(Database):
     """The ledger. Open it with `Store.open(url, now)`."""
 
     # Files
+
+    @writing
+    def reserve_file(self, connection: Connection, file: File, until: int) -> None:
+        """Notes an object that is about to be written: unless `add_file` makes it true, it is deleted after `until`."""
+        connection.execute(insert(files).values(**vars(file), deleted_at=until))
 
     @writing
     def add_file(
@@ -51,6 +53,8 @@ class Store(Database):
                 # Deleted since: from now on the key stands for this file.
                 again = update(idempotency).where(idempotency.c.route == "files", idempotency.c.object_id == earlier)
                 connection.execute(again.values(object_id=file.id))
+        reservation = delete(files).where(files.c.id == file.id, files.c.deleted_at.is_not(None))
+        connection.execute(reservation)
         connection.execute(insert(files).values(**vars(file)))
         return file
 
@@ -111,12 +115,12 @@ class Store(Database):
     @reading
     def deleted_files(self, connection: Connection, limit: int) -> list[File]:
         """Files that are gone for clients and whose objects still have to go."""
-        query = select(files).where(_FORGETTABLE).order_by(files.c.deleted_at).limit(limit)
+        query = select(files).where(self._forgettable()).order_by(files.c.deleted_at).limit(limit)
         return [file_of(row._mapping) for row in connection.execute(query)]
 
     @writing
     def forget_files(self, connection: Connection, file_ids: Sequence[str]) -> None:
-        connection.execute(delete(files).where(files.c.id.in_(file_ids), _FORGETTABLE))
+        connection.execute(delete(files).where(files.c.id.in_(file_ids), self._forgettable()))
 
     # Batches
 
@@ -285,8 +289,19 @@ class Store(Database):
         return claim
 
     @writing
-    def finish_batch(self, connection: Connection, claim: BatchClaim, output: File | None, error: File | None) -> bool:
-        """The result files are there. Returns whether the claim still held."""
+    def finish_batch(
+        self,
+        connection: Connection,
+        claim: BatchClaim,
+        output: File | None,
+        error: File | None,
+        leftovers: Sequence[str] = (),
+    ) -> bool:
+        """The result files are there. Returns whether the claim still held.
+
+        `leftovers`: keys of objects of no more use, and prefixes of keys, which end with a slash. They become deleted
+        files, so that they are deleted whatever dies now.
+        """
         status = connection.execute(select(batches.c.ending).where(self._held(claim))).first()
         if status is None:
             return False
@@ -306,6 +321,9 @@ class Store(Database):
         )
         for file in filter(None, (output, error)):
             connection.execute(insert(files).values(**vars(file)))
+        for key in leftovers:
+            gone = File(key, claim.batch.tenant, "leftover", "", 0, key, self._now())
+            connection.execute(insert(files).values(**vars(gone), deleted_at=self._now()))
         connection.execute(delete(segments).where(segments.c.batch_id == claim.batch.id))
         connection.execute(delete(shards).where(shards.c.batch_id == claim.batch.id))
         return True
@@ -419,6 +437,10 @@ class Store(Database):
 
     def _alive(self) -> Any:
         return and_(files.c.deleted_at.is_(None), or_(files.c.expires_at.is_(None), files.c.expires_at > self._now()))
+
+    def _forgettable(self) -> Any:
+        # A batch may have been created between the API's look at the file and its deletion.
+        return and_(files.c.deleted_at <= self._now(), ~_READ_BY_A_BATCH)
 
     def _file(self, connection: Connection, tenant: str, file_id: str) -> File | None:
         query = select(files).where(files.c.tenant == tenant, files.c.id == file_id, self._alive())

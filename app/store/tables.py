@@ -38,7 +38,8 @@ files = Table(
     Column("object_key", String(255), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
-    # Set by delete and by expiry. The row goes once the object is gone, so no object is ever forgotten.
+    # Set by delete and by expiry: the row goes once the object is gone. In the future for an object that is about to be
+    # written, until its row is true. So no object is forgotten, whatever dies between it and its row.
     Column("deleted_at", BigInteger),
     Index(None, "tenant", "seq"),
     Index(None, "expires_at"),
@@ -64,7 +65,7 @@ batches = Table(
     Column("id", String(64), nullable=False, unique=True),
     Column("tenant", String(64), nullable=False),
     Column("status", String(16), nullable=False),
-    # How a batch that stops early will end: cancelled or expired. No further line starts once it is set.
+    # How a batch that stops early will end: cancelled, expired or failed. No further line starts once it is set.
     Column("ending", String(16)),
     Column("endpoint", String(64), nullable=False),
     Column("model", String(255)),

@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
+from starlette.applications import Starlette
 
 from app.objects import Objects
 from app.store import Batch, BatchClaim, File, SegmentDraft, ShardPlan, Store, Usage
-from tests.unit.fakes import START, AddResultFile, Clock, MakeClient, Upload, error_of
+from tests.unit.fakes import START, AddResultFile, Clock, MakeClient, Upload, client_of, error_of
 
 CHAT = "/v1/chat/completions"
 LINE = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"good"}}\n'
@@ -346,6 +348,36 @@ async def test_results_so_far_come_while_the_batch_runs(
     assert answer.content == b'{"n":1}\n{"n":2}\n'
     head = await client.head(path)
     assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_results_of_a_batch_that_ends_meanwhile_break_off_instead_of_looking_whole(
+    client: httpx2.AsyncClient, upload: Upload, store: Store, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await create(client, (await upload(LINE))["id"])
+    await started(store)
+    (claim,) = await store.claim_shards("owner", 60, "good", 1)
+    await objects.put("segment", b'{"n":1}\n{"n":2}\n')
+    await store.record([SegmentDraft(claim, "segment", 0, 16, (0, 1), frozenset(), Usage(), finishes=True)])
+    read = objects.read
+
+    async def read_while_it_ends(key: str, start: int = 0, end: int | None = None) -> bytes:
+        ended = await store.claim_ended_batch("owner", 60)
+        assert ended is not None and await store.finish_batch(ended, None, None)
+        return await read(key, start, end)
+
+    monkeypatch.setattr(objects, "read", read_while_it_ends)
+    with pytest.raises(RuntimeError, match="response already started"):
+        await client.get(f"/v1/batches/{batch['id']}/results")
+
+
+async def test_each_new_batch_is_told_once(make_app: Callable[..., Starlette], upload: Upload) -> None:
+    told: list[bool] = []
+    file_id = (await upload(LINE))["id"]
+    async with client_of(make_app(batch_created=lambda: told.append(True))) as client:
+        for _ in range(2):
+            answer = await client.post("/v1/batches", json=wanted(file_id), headers={"idempotency-key": "once"})
+            assert answer.status_code == 200
+    assert told == [True]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from app.batch.dispatch import Dispatcher
 from app.batch.lifecycle import Lifecycle
+from app.batch.loops import run_loops
 from app.batch.recorder import Recorder, Result
 from app.batch.results import stream_results
 from app.errors import ObjectMissing, ObjectsUnavailable, StoreUnavailable
+from app.store import File
 from tests.unit.yard import Yard, request, requests
 
 
@@ -228,23 +231,60 @@ async def test_a_batch_whose_input_is_gone_fails_instead_of_being_picked_for_eve
         batch = await yard.finished(batch_id)
     assert batch.status == "failed"
     assert [error["code"] for error in batch.errors or []] == ["input_file_gone"]
+    errors = await yard.lines(batch.error_file_id)
+    assert [(error["custom_id"], error["error"]["code"]) for error in errors] == 8 * [("", "input_file_gone")]
+    assert (batch.total, batch.completed, batch.failed) == (8, 0, 8)
+
+
+async def test_a_cancelled_batch_whose_input_is_gone_ends_with_an_error_for_each_line(yard: Yard) -> None:
+    answered = iter(range(10**6))
+    yard.engines.reply = lambda body: (200, {"n": yard.engines.hold() if next(answered) == 3 else None})
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(20))
+        batch = await yard.until(batch_id, lambda batch: batch.completed >= 4)
+        file = await yard.store.file("default", batch.input_file_id)
+        assert file is not None
+        await yard.objects.delete(file.object_key)
+        await yard.store.cancel_batch("default", batch_id)
+        batch = await yard.finished(batch_id)
+    errors = await yard.lines(batch.error_file_id)
+    assert batch.status == "cancelled"
+    assert [error["error"]["code"] for error in errors] == (20 - batch.completed) * ["batch_cancelled"]
+    assert len(await yard.lines(batch.output_file_id)) == batch.completed
+
+
+async def test_a_new_batch_need_not_wait_for_the_next_poll(tmp_path: Path) -> None:
+    yard = Yard(tmp_path, poll_seconds=10)
+    lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
+    dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
+    loops = asyncio.create_task(run_loops(dispatcher, lifecycle, yard.settings.dispatch))
+    await asyncio.sleep(0.1)  # all loops have looked and found nothing
+    batch_id = await yard.create(requests(4))
+    lifecycle.batch_created.set()
+    async with asyncio.timeout(5):
+        await yard.finished(batch_id)
+    loops.cancel()
+    await asyncio.gather(loops, return_exceptions=True)
 
 
 async def test_finalising_that_is_cut_off_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     yard = Yard(tmp_path, lease_seconds=1)
     finish, tries = yard.store.finish_batch, []
 
-    async def cut_off(claim: Any, output: Any, error: Any) -> bool:
+    async def cut_off(claim: Any, *files: Any) -> bool:
         tries.append(claim.epoch)
         if len(tries) == 1:
             raise StoreUnavailable("away")
-        return await finish(claim, output, error)
+        return await finish(claim, *files)
 
     monkeypatch.setattr(yard.store, "finish_batch", cut_off)
     async with yard.dispatcher():
         batch = await yard.finished(await yard.create(requests(10)))
-    assert len(tries) == 2
-    assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(10)]
+        assert len(tries) == 2
+        assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(10)]
+        objects = yard.settings.data / "objects"
+        # Input and output file: nothing of the first try, no segments.
+        await yard.until(batch.id, lambda _: len([path for path in objects.rglob("*") if path.is_file()]) == 2)
 
 
 async def test_a_late_finaliser_spoils_nobodys_output_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,8 +314,7 @@ async def test_a_late_finaliser_spoils_nobodys_output_file(tmp_path: Path, monke
         while not await other.finalise_next():  # noqa: ASYNC110  # until the lease in the database runs out
             await asyncio.sleep(0.05)
     wake.set()
-    [error] = await asyncio.gather(finalising, return_exceptions=True)
-    assert isinstance(error, ObjectMissing), "the segments went with the batch"
+    assert await finalising
     batch = await yard.batch(batch_id)
     assert batch.status == "completed"
     assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(10)]
@@ -326,3 +365,36 @@ async def test_files_past_their_time_go_with_their_objects(yard: Yard) -> None:
         yard.clock.seconds += 3601
         await yard.until(batch.id, lambda _: not path.exists())
     assert await yard.store.file("default", output.id) is None
+
+
+async def test_an_upload_whose_gateway_died_before_its_row_is_swept(yard: Yard) -> None:
+    file = File("file-lost", "default", "batch", "in.jsonl", 3, "files/file-lost", yard.clock())
+    await yard.store.reserve_file(file, yard.clock() + 60)
+    await yard.objects.put(file.object_key, b"{}\n")
+    kept = await yard.upload(b"{}\n")
+    lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
+    await lifecycle.sweep()
+    assert await yard.objects.read(file.object_key) == b"{}\n", "it may still become true"
+    assert await yard.store.file("default", file.id) is None
+    yard.clock.seconds += 61
+    await lifecycle.sweep()
+    with pytest.raises(ObjectMissing):
+        await yard.objects.read(file.object_key)
+    assert await yard.objects.read(kept.object_key) == b"{}\n"
+
+
+async def test_one_object_that_cannot_be_deleted_does_not_hold_up_the_others(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete, files = yard.objects.delete, [await yard.upload(b"{}\n") for _ in range(3)]
+    for file in files:
+        await yard.store.delete_file("default", file.id)
+
+    async def stubborn(key: str) -> None:
+        if key == files[0].object_key:
+            raise ObjectsUnavailable("not allowed")
+        await delete(key)
+
+    monkeypatch.setattr(yard.objects, "delete", stubborn)
+    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).sweep()
+    assert [file.id for file in await yard.store.deleted_files(9)] == [files[0].id]
