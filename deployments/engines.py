@@ -11,7 +11,7 @@ from ray.serve.llm import LLMConfig
 from app.settings import ModelSettings, Settings
 from deployments import priority
 from deployments.engine import BatchEngine
-from deployments.placement import bundle
+from deployments.placement import bundle, cpu_replicas
 
 MAX_CALLS = 1000
 """Calls a replica takes at once: watches, calls with lines, online requests. vLLM queues; this is no limit to meet."""
@@ -34,7 +34,7 @@ def engine_application(model: ModelSettings, settings: Settings) -> Application:
             "max_ongoing_requests": MAX_CALLS,
             "ray_actor_options": {"num_cpus": 0},
         },
-        runtime_env=_runtime_env(model),
+        runtime_env=_runtime_env(model, settings),
         log_engine_metrics=False,
     )
     options = BatchEngine.get_deployment_options(config)
@@ -50,14 +50,26 @@ def engine_application(model: ModelSettings, settings: Settings) -> Application:
     )
 
 
-def _runtime_env(model: ModelSettings) -> dict[str, Any]:
+def _runtime_env(model: ModelSettings, settings: Settings) -> dict[str, Any]:
     """The engine process's environment, with our choices where the config is silent."""
     if model.device == "gpu":
         return {"env_vars": dict(model.env)}
+    return {"env_vars": {**_threads(settings), priority.VARIABLE: str(CPU_NICENESS), **model.env}}
+
+
+def _threads(settings: Settings) -> dict[str, str]:
+    """The replicas on CPUs share the cores: each runs as many threads as it has cores to itself, at least one.
+
+    vLLM's own choice leaves a core to the rest of the machine; with our lower priority it need not. A replica alone has
+    its threads bound to cores; of several the kernel places them, because Serve says to none which one it is.
+    """
     cores = os.cpu_count() or 1
-    # vLLM's own choice leaves a core to the rest of the machine; with our lower priority it need not.
-    chosen = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{cores - 1}", "OMP_NUM_THREADS": str(cores)}
-    return {"env_vars": {**chosen, priority.VARIABLE: str(CPU_NICENESS), **model.env}}
+    replicas = cpu_replicas(settings)
+    threads = max(1, cores // replicas)
+    return {
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores - 1}" if replicas == 1 else "nobind",
+        "OMP_NUM_THREADS": str(threads),
+    }
 
 
 def _engine_arguments(model: ModelSettings) -> dict[str, Any]:

@@ -57,6 +57,11 @@ def devices(model: ModelSettings) -> int:
     return int(model.engine.get("tensor_parallel_size", 1)) * int(model.engine.get("pipeline_parallel_size", 1))
 
 
+def cpu_replicas(settings: Settings) -> int:
+    """Replicas of all models that compute on CPUs, each device of one counted by itself."""
+    return sum(devices(model) * model.replicas for model in settings.models if model.device == "cpu")
+
+
 def cpus(settings: Settings) -> int:
     """CPUs that all replicas of all models ask of the cluster."""
     return sum(int(bundle(model)["CPU"]) * devices(model) * model.replicas for model in settings.models)

@@ -1,0 +1,64 @@
+"""How replicas that compute on CPUs share the cores."""
+
+import warnings
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from app.settings import Settings
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """deployments.engines on a machine of 8 cores."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deployments.engines
+
+    monkeypatch.setattr(deployments.engines.os, "cpu_count", lambda: 8)
+    return deployments.engines
+
+
+def settings(*models: dict[str, Any]) -> Settings:
+    named = [{"id": f"m{number}", "source": "x", "device": "cpu", **model} for number, model in enumerate(models)]
+    return Settings.load({"models": named}, environ={})
+
+
+def environment(engines: ModuleType, configured: Settings) -> dict[str, str]:
+    found: dict[str, str] = engines._runtime_env(configured.models[0], configured)["env_vars"]
+    return {name: value for name, value in found.items() if "OMP" in name}
+
+
+def test_a_replica_alone_has_all_cores_bound(engines: ModuleType) -> None:
+    assert environment(engines, settings({})) == {"VLLM_CPU_OMP_THREADS_BIND": "0-7", "OMP_NUM_THREADS": "8"}
+
+
+@pytest.mark.parametrize(
+    ("models", "threads"),
+    [
+        ([{"replicas": 2}], "4"),
+        ([{"replicas": 8}], "1"),
+        ([{"replicas": 20}], "1"),
+        ([{}, {"replicas": 2}], "2"),
+        ([{"engine": {"tensor_parallel_size": 2}}], "4"),
+        ([{"replicas": 2}, {"device": "gpu", "replicas": 6}], "4"),
+    ],
+)
+def test_several_share_the_cores_and_leave_the_placing_to_the_kernel(
+    engines: ModuleType, models: list[dict[str, Any]], threads: str
+) -> None:
+    assert environment(engines, settings(*models)) == {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": threads,
+    }
+
+
+def test_the_config_has_the_last_word(engines: ModuleType) -> None:
+    configured = settings({"replicas": 2, "env": {"OMP_NUM_THREADS": "3"}})
+    assert environment(engines, configured)["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_gpu_replica_gets_the_configs_environment_and_nothing_of_ours(engines: ModuleType) -> None:
+    configured = settings({"device": "gpu", "env": {"A": "1"}})
+    assert engines._runtime_env(configured.models[0], configured) == {"env_vars": {"A": "1"}}
