@@ -75,15 +75,18 @@ def run(
 @cli.command()
 def demo() -> None:
     """Start a server, run the example batch on it, show some answers, and stop everything."""
-    url = _default_url()
+    from deployments.local import LocalConfig, refuse_taken_port
+
+    config = LocalConfig.load()
+    refuse_taken_port(config)  # else the batch would run on whichever server has it
     console.print("Starting Batchyard: Ray, the gateway and vLLM with SmolLM2-135M-Instruct (half a minute or so).")
     log_file = Path("demo-server.log")
     with log_file.open("wb") as log:
         server = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], stdout=log, stderr=log)
         try:
-            _await_ready(url.removesuffix("/v1"), server, log_file)
+            _await_ready(config.url, server, log_file)
             batch = _run(
-                OpenAI(base_url=url, api_key=os.environ.get("BATCHYARD_API_KEYS", "none").split(",")[0]),
+                OpenAI(base_url=f"{config.url}/v1", api_key=os.environ.get("BATCHYARD_API_KEYS", "none").split(",")[0]),
                 DEMO_FILE,
                 DEMO_OUTPUT,
             )
@@ -99,12 +102,13 @@ def demo() -> None:
 def _await_ready(server_url: str, server: "subprocess.Popen[bytes]", log_file: Path) -> None:
     deadline = time.monotonic() + DEMO_START_SECONDS
     with console.status("Waiting until a batch would be accepted"):
-        while not _is_ready(server_url):
-            if server.poll() is not None:
-                _stop(f"The server did not start; {log_file} says why:\n{log_file.read_text()[-2000:]}")
+        while server.poll() is None:  # first: who answers on the port need not be this server
+            if _is_ready(server_url):
+                return
             if time.monotonic() > deadline:
                 _stop(f"The server was not ready after {DEMO_START_SECONDS} s; {log_file} says more.")
             time.sleep(POLL_SECONDS)
+    _stop(f"The server did not start; {log_file} says why:\n{log_file.read_text()[-2000:]}")
 
 
 def _is_ready(server_url: str) -> bool:

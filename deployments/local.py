@@ -1,7 +1,8 @@
 """One local Ray cluster that runs the application of a Serve config: what `batchyard serve` starts.
 
 Two processes. The child starts Ray and the application and waits. The parent waits for signals and for the child, and
-in the end leaves no process behind: as a child subreaper it inherits whatever its descendants orphan.
+in the end leaves no process behind: as a child subreaper it inherits whatever its descendants orphan. If the parent is
+killed, a pipe to the child breaks, and the child ends everything in its place.
 """
 
 import contextlib
@@ -16,9 +17,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import psutil
@@ -32,6 +35,11 @@ log = structlog.get_logger()
 
 GRACE_SECONDS = 15.0
 """How long the child may take to end by itself; the promise is that nothing is left after 30 s."""
+
+STOP_CHILD = signal.SIGUSR1
+"""Not SIGTERM: in a process that is connected to Ray, Ray's handler of it aborts three seconds later."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, STOP_CHILD)
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -99,56 +107,74 @@ def serve() -> int:
     config = LocalConfig.load()
     settings = Settings.load(config.args)
     _refuse_open_door(config, settings)
-    _refuse_taken_port(config)
+    refuse_taken_port(config)
     _adopt_orphans()
-    scratch = Path(tempfile.mkdtemp(prefix="batchyard-"))  # short: Ray's sockets lie in it, 107 characters at most
-    child = subprocess.Popen(
-        [sys.executable, "-m", "deployments.local", str(scratch)],
+    scratch = tempfile.mkdtemp(prefix="batchyard-")  # short: Ray's sockets lie in it, 107 characters at most
+    try:
+        _on_stop_signals(_stop)  # before the child is there: no signal may leave it alone
+        code = _outlive(_start_child(scratch, settings))
+        log.error("the Ray cluster ended by itself", code=code)
+        return code or 1
+    except SystemExit:
+        print("Stopping.", flush=True)
+        _stop_children()
+        return 0
+    finally:
+        _on_stop_signals(signal.SIG_IGN)
+        _leave_nothing(scratch)
+
+
+def _start_child(scratch: str, settings: Settings) -> subprocess.Popen[bytes]:
+    lifeline, _ = os.pipe()  # the other end stays open in this process alone, until it ends, however it ends
+    return subprocess.Popen(
+        [sys.executable, "-m", "deployments.local", scratch],
+        stdin=lifeline,
         env={
             **ENVIRONMENT,
-            "VLLM_RPC_BASE_PATH": str(scratch),  # vLLM's sockets, which it leaves behind when it is killed
+            "VLLM_RPC_BASE_PATH": scratch,  # vLLM's sockets, which it leaves behind when it is killed
             **os.environ,
             "BATCHYARD_DATA": str(settings.data),
         },
-        start_new_session=True,  # Ctrl-C is for us: the child is told by SIGTERM
+        start_new_session=True,  # Ctrl-C is for us: the child is told by STOP_CHILD
     )
-    try:
-        return _wait(child)
-    finally:
-        _end(child)
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _wait(child: subprocess.Popen[bytes]) -> int:
-    class Stop(BaseException):
-        pass
-
-    def stop(number: int, frame: object) -> None:
-        raise Stop
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    try:
-        code = child.wait()
-        log.error("the Ray cluster ended by itself", code=code)
-        return code or 1
-    except Stop:
-        print("Stopping.", flush=True)
-        return 0
+def _on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    child.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(GRACE_SECONDS)
+def _stop(number: int, frame: FrameType | None) -> None:
+    _on_stop_signals(signal.SIG_IGN)  # one is enough: a second must not interrupt the end
+    raise SystemExit(0)
+
+
+def _outlive(child: subprocess.Popen[bytes]) -> int:
+    """Waits for the child; meanwhile reaps the adopted orphans, which would stay zombies for as long as we run."""
+    while child.returncode is None:
+        pid, status = os.wait()
+        if pid == child.pid:
+            child.returncode = os.waitstatus_to_exitcode(status)
+    return child.returncode
+
+
+def _stop_children() -> None:
+    """Asks, and gives time."""
+    children = psutil.Process().children()
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(STOP_CHILD)
+    psutil.wait_procs(children, timeout=GRACE_SECONDS)
+
+
+def _leave_nothing(scratch: str) -> None:
     me = psutil.Process()
     while left := me.children(recursive=True):
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=1.0)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _adopt_orphans() -> None:
@@ -168,7 +194,8 @@ def _refuse_open_door(config: LocalConfig, settings: Settings) -> None:
         )
 
 
-def _refuse_taken_port(config: LocalConfig) -> None:
+def refuse_taken_port(config: LocalConfig) -> None:
+    """Raises SettingsError."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -180,32 +207,46 @@ def _refuse_taken_port(config: LocalConfig) -> None:
             ) from error
 
 
-def run_cluster(scratch: Path) -> None:
-    """The child: Ray, the application, and then waiting for SIGTERM."""
+def run_child(scratch: str) -> None:
+    """The child's whole life."""
+    try:
+        _on_stop_signals(_stop)
+        threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
+        run_cluster(scratch)
+    finally:
+        _leave_nothing(scratch)
+
+
+def _end_with_parent(scratch: str) -> None:
+    os.read(0, 1)  # the parent writes nothing: this returns when it is gone
+    _adopt_orphans()
+    os.kill(os.getpid(), STOP_CHILD)
+    time.sleep(GRACE_SECONDS)  # the main thread ends the process meanwhile, unless Ray holds it up
+    _leave_nothing(scratch)
+    os._exit(1)
+
+
+def run_cluster(scratch: str) -> None:
+    """Ray, the application, and then waiting for a signal."""
     import ray
     from ray import serve
 
     from deployments.placement import cpus
 
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = LocalConfig.load()
     settings = Settings.load(config.args)
     # The application's imports (vLLM: 10 s) go on while Ray's own processes start.
     loading = threading.Thread(target=config.application)
     loading.start()
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, cpus(settings)),
-        include_dashboard=True,
-        dashboard_port=_free_port(),
-        namespace="serve",
-        _temp_dir=str(scratch),
-    )
     try:
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, cpus(settings)),
+            include_dashboard=True,
+            dashboard_port=_free_port(),
+            namespace="serve",
+            _temp_dir=scratch,
+        )
         serve.start(
             proxy_location="HeadOnly",
             http_options={
@@ -224,7 +265,8 @@ def run_cluster(scratch: Path) -> None:
             log.error("the application is not complete", reason=str(error))
         signal.pause()
     finally:
-        serve.shutdown()
+        # Without serve.shutdown: it takes down one deployment after the other, over 15 s, and what counts is durable.
+        # But before Ray's processes are killed: a connected driver, this process, ends at once when its raylet does.
         ray.shutdown()
 
 
@@ -235,4 +277,4 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    run_cluster(Path(sys.argv[1]))
+    run_child(sys.argv[1])

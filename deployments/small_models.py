@@ -2,12 +2,9 @@
 
 SmolLM2 (chat) and MiniLM (embeddings) are real models that come inside Python packages. `tiny` is a random model, for
 tests and for measuring everything but the model. All of them run on two CPU cores.
-
-    python -m deployments.small_models NAME [ROOT]
 """
 
 import importlib.util
-import sys
 import sysconfig
 import tempfile
 import zipfile
@@ -162,17 +159,3 @@ def _standard_library_sources() -> Iterator[str]:
     """The text of the standard library's top-level modules, in a fixed order: about 160 files, 4 MB."""
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         yield path.read_text(encoding="utf-8")
-
-
-def main() -> None:
-    """The command line: NAME and, if wanted, the folder to make it in."""
-    if len(sys.argv) not in (2, 3):
-        sys.exit(f"Usage: python -m deployments.small_models NAME [ROOT]\nNames: {', '.join(MAKERS)}")
-    try:
-        print(prepare(sys.argv[1], Path(*sys.argv[2:] or ["models"])))
-    except (ValueError, ModelPackageMissing) as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,67 @@
+"""The demo uses the server that it started, and no other."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import typer
+
+from app import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Ready(BaseHTTPRequestHandler):
+    """Another server, which says that it is ready."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def other() -> Iterator[HTTPServer]:
+    Ready.asked = []
+    with HTTPServer(("127.0.0.1", 0), Ready) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_the_demo_refuses_a_port_that_another_server_has(other: HTTPServer, tmp_path: Path) -> None:
+    environment = {"BATCHYARD_CONFIG": str(ROOT / "local.yaml"), "BATCHYARD_PORT": str(other.server_port)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.cli", "demo"],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert str(other.server_port) in ended.stderr and "BATCHYARD_PORT" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert Ready.asked == []
+
+
+def test_a_server_that_ended_is_not_ready_whoever_answers_on_its_port(other: HTTPServer, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("the port is taken")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with pytest.raises(typer.Exit):
+        cli._await_ready(f"http://127.0.0.1:{other.server_port}", ended, log)
