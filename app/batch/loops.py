@@ -23,6 +23,9 @@ RENEW_SECONDS = 1.0
 SWEEP_SECONDS = 2.0
 """How often overdue batches and expired files are looked for: two indexed statements that mostly find nothing."""
 
+RETRY_SECONDS = 1.0
+"""Pause of a loop that met a fault: short enough to go on at once when the database is back."""
+
 Step = Callable[[], Awaitable[float]]
 """One pass; returns the seconds until the next."""
 
@@ -80,5 +83,5 @@ async def _forever(step: Step) -> None:
             pause = await step()
         except BatchyardError as error:
             log.warning("loop goes on after a fault", loop=step.__name__, fault=type(error).__name__, reason=str(error))
-            pause = 1.0
+            pause = RETRY_SECONDS
         await asyncio.sleep(pause)

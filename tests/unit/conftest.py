@@ -16,6 +16,13 @@ from app.store import File, Store
 from tests.unit.fakes import START, AddResultFile, Clock, FakeEngines, FakeHealth, MakeClient, Upload, client_of
 
 
+@pytest.fixture(autouse=True)
+def quick_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dispatcher's loops without their pauses, most of the seconds of the tests that run them."""
+    for pause in ("RENEW_SECONDS", "SWEEP_SECONDS", "RETRY_SECONDS"):
+        monkeypatch.setattr(f"app.batch.loops.{pause}", 0.05)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
