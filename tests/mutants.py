@@ -59,9 +59,23 @@ MUTANTS = (
     Mutant(
         "loss: lines in flight at an engine that dies are dropped",
         "app/batch/dispatch.py",
-        "        except EngineLost as error:\n            lost = True\n",
-        "        except EngineLost as error:\n            lost = True\n            self._recorder.complete(claim)\n",
+        "            lost = not isinstance(error, ReplicaGone)\n",
+        "            self._recorder.complete(claim)\n",
         "tests/unit/test_flow.py",
+    ),
+    Mutant(
+        "gate: a replica whose heartbeat stream broke still counts",
+        "deployments/replicas.py",
+        "if model.alive.pop(name, None) is not None:",
+        "if name in model.alive:",
+        "tests/unit/test_replicas.py",
+    ),
+    Mutant(
+        "outage: a dispatcher takes its own shards again",
+        "app/batch/dispatch.py",
+        "            await self.renew()  # the ledger was away, and would give our own shards to us once more\n",
+        "            pass\n",
+        "tests/unit/test_faults.py",
     ),
 )
 
