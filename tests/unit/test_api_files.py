@@ -10,7 +10,10 @@ import pytest
 from starlette.applications import Starlette
 
 from app.api import forms
+from app.batch.lifecycle import Lifecycle
+from app.errors import StoreUnavailable
 from app.objects import Objects
+from app.settings import Settings
 from app.store import Batch, Store
 from tests.unit.fakes import START, AddResultFile, Clock, MakeClient, Upload, client_of, error_of, exchange
 
@@ -534,3 +537,25 @@ async def test_a_file_past_its_time_is_gone(upload: Upload, client: httpx2.Async
     file = await upload()
     clock.now += 30 * 86400
     assert (await client.get(f"/v1/files/{file['id']}")).status_code == 404
+
+
+async def test_an_upload_whose_row_never_became_true_is_swept_a_day_later(
+    client: httpx2.AsyncClient,
+    settings: Settings,
+    store: Store,
+    objects: Objects,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(*_: Any) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "add_file", away)
+    answer = await client.post("/v1/files", content=form(PURPOSE, FILE), headers=MULTIPART)
+    assert answer.status_code == 503
+    lifecycle = Lifecycle(store, objects, settings, "me", clock)
+    await lifecycle.sweep()
+    assert not await nothing_is_left(client, settings.data), "it may still become true"
+    clock.now += 86_401
+    await lifecycle.sweep()
+    assert await nothing_is_left(client, settings.data)

@@ -1,0 +1,61 @@
+"""What the doctor says of missing replicas, and that it survives a Serve that does not answer."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from ray.exceptions import RayError
+
+from app.settings import Settings
+from deployments import placement
+from deployments.placement import PlacementDoctor
+
+
+def doctor(**model: Any) -> PlacementDoctor:
+    settings = Settings.load({"models": [{"id": "m", "source": "x", **model}]}, environ={})
+    return PlacementDoctor(settings, {"m": "Engine:m"})
+
+
+async def found(doctor: PlacementDoctor) -> str:
+    task = asyncio.create_task(doctor.run())
+    try:
+        async with asyncio.timeout(5):
+            while (reason := doctor.reason("m")) is None and not task.done():  # noqa: ASYNC110  # it only looks
+                await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert reason is not None
+    return reason
+
+
+@pytest.fixture(autouse=True)
+def serve(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The cluster's resources; Serve has no deployment yet."""
+    resources = {"CPU": 8.0}
+    monkeypatch.setattr(placement, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(placement, "_deployment_statuses", dict)
+    return resources
+
+
+async def test_it_names_what_the_cluster_lacks() -> None:
+    engine = {"tensor_parallel_size": 4}
+    assert await found(doctor(replicas=2, engine=engine)) == ("it needs 8 GPU (2 replicas of 4) and the cluster has 0")
+
+
+async def test_it_names_a_type_of_gpu_that_is_not_there(serve: dict[str, float]) -> None:
+    serve["GPU"] = 1
+    assert await found(doctor(accelerator_type="H100")) == "it needs GPUs of type H100 and the cluster has none"
+
+
+async def test_it_looks_again_when_serve_did_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([True, True])
+
+    def away() -> dict[str, float]:
+        if next(failures, False):
+            raise RayError("the controller is being restarted")
+        return {}
+
+    monkeypatch.setattr(placement.ray, "cluster_resources", away)
+    assert "the cluster has 0" in await found(doctor(device="cpu"))
