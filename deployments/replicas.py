@@ -260,12 +260,10 @@ class RayEngines:
         except (asyncio.CancelledError, GeneratorExit):
             stream.cancel()
             raise
-        except ReplicaGone:
-            self._watch.distrust(model, replica)
-            raise
         except Exception as error:
             self._watch.distrust(model, replica)
-            raise EngineLost(_first_line(error)) from error
+            lost = ReplicaGone if isinstance(error, ReplicaGone) else EngineLost
+            raise lost(_first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -42,8 +42,10 @@ class Engines(Protocol):
         ...
 
     def run(self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes]) -> AsyncIterator[list[Answer]]:
-        """Answers as they come, in any order, each position once. Raises EngineLost, after which the
-        replica is not among `replicas` until it is known to work. Closing the iterator aborts the rest."""
+        """Answers as they come, in any order, each position once. Closing the iterator aborts the rest.
+
+        Raises EngineLost; from then on the replica is not among `replicas` until it is known to work.
+        """
         ...
 
 
@@ -80,8 +82,8 @@ class Dispatcher:
     async def run_once(self) -> int:
         """Starts as many shards as the healthy replicas have room for. Returns how many.
 
-        None while results cannot be made durable: they would pile up in memory. Raises what ended a shard's task and
-        was not foreseen.
+        Starts nothing while results cannot be made durable: they would pile up in memory. Raises what ended a shard's
+        task and was not foreseen.
         """
         if self._fault is not None:
             raise self._fault

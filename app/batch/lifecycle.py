@@ -67,14 +67,16 @@ class Lifecycle:
         """Ends overdue batches, expires files, and removes the objects of files that are gone."""
         await self._store.expire_batches()
         await self._store.expire_files()
+        gone: list[str] = []
         refused: list[ObjectsUnavailable] = []
         for file in await self._store.deleted_files(SWEPT_AT_ONCE):
             try:
                 await self._delete(file.object_key)
+                gone.append(file.id)
             except ObjectsUnavailable as error:
                 refused.append(error)  # the others need not wait for it
-            else:
-                await self._store.forget_files([file.id])
+        if gone:
+            await self._store.forget_files(gone)
         if refused:
             log.warning("objects not deleted yet", number=len(refused), reason=str(refused[0]))
 

@@ -16,7 +16,8 @@ import psutil
 from openai import OpenAI
 from openai.types import Batch
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import ROOT
+
 START_SECONDS = 240
 POLL_SECONDS = 0.1
 FINAL = ("completed", "failed", "expired", "cancelled")

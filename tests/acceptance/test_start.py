@@ -14,6 +14,7 @@ import pytest
 
 from tests.acceptance.lines import chats
 from tests.acceptance.server import ROOT, Server
+from tests.commands import batchyard
 
 
 def test_a_cluster_without_the_gpus_that_the_config_asks_for_says_so_within_30_seconds(data: Path) -> None:
@@ -87,15 +88,7 @@ def test_a_config_that_cannot_work_is_refused_in_words(tmp_path: Path, name: str
     (tmp_path / "postgres.yaml").write_text(tiny.replace("args:", "args:\n      database: postgresql://db/batchyard"))
     paths = {"{bad}": str(tmp_path / "bad.yaml"), "{postgres}": str(tmp_path / "postgres.yaml")}
     chosen = {key: paths.get(value, value) for key, value in environment.items()}
-    ended = subprocess.run(
-        [sys.executable, "-m", "app.cli", "serve"],
-        cwd=ROOT,
-        env={**os.environ, "BATCHYARD_DATA": str(tmp_path / "data"), **chosen},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = batchyard("serve", **{"BATCHYARD_DATA": str(tmp_path / "data"), **chosen})
     assert ended.returncode == 1
     for word in words:
         assert word in ended.stderr
@@ -103,15 +96,7 @@ def test_a_config_that_cannot_work_is_refused_in_words(tmp_path: Path, name: str
 
 
 def test_a_taken_port_is_refused_in_words(server: Server, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "app.cli", "serve"],
-        cwd=ROOT,
-        env={**os.environ, **server.environment, "BATCHYARD_DATA": str(tmp_path / "data")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = batchyard("serve", **{**server.environment, "BATCHYARD_DATA": str(tmp_path / "data")})
     assert ended.returncode == 1
     assert str(server.port) in ended.stderr and "BATCHYARD_PORT" in ended.stderr
 

@@ -1,6 +1,5 @@
 """The demo uses the server that it started, and no other."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -12,8 +11,7 @@ import pytest
 import typer
 
 from app import cli
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import ROOT, batchyard
 
 
 class Ready(BaseHTTPRequestHandler):
@@ -42,18 +40,10 @@ def other() -> Iterator[HTTPServer]:
 
 
 def test_the_demo_refuses_a_port_that_another_server_has(other: HTTPServer, tmp_path: Path) -> None:
-    environment = {"BATCHYARD_CONFIG": str(ROOT / "local.yaml"), "BATCHYARD_PORT": str(other.server_port)}
-    ended = subprocess.run(
-        [sys.executable, "-m", "app.cli", "demo"],
-        cwd=tmp_path,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    config, port = str(ROOT / "local.yaml"), str(other.server_port)
+    ended = batchyard("demo", cwd=tmp_path, BATCHYARD_CONFIG=config, BATCHYARD_PORT=port)
     assert ended.returncode == 1
-    assert str(other.server_port) in ended.stderr and "BATCHYARD_PORT" in ended.stderr
+    assert port in ended.stderr and "BATCHYARD_PORT" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert Ready.asked == []
 

@@ -253,12 +253,20 @@ async def test_a_cancelled_batch_whose_input_is_gone_ends_with_an_error_for_each
     assert len(await yard.lines(batch.output_file_id)) == batch.completed
 
 
-async def test_a_new_batch_need_not_wait_for_the_next_poll(tmp_path: Path) -> None:
+async def test_a_new_batch_need_not_wait_for_the_next_poll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     yard = Yard(tmp_path, poll_seconds=10)
+    claim_new_batch, looked = yard.store.claim_new_batch, asyncio.Event()
+
+    async def claim(owner: str, lease_seconds: float) -> Any:
+        found = await claim_new_batch(owner, lease_seconds)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(yard.store, "claim_new_batch", claim)
     lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     loops = asyncio.create_task(run_loops(dispatcher, lifecycle, yard.settings.dispatch))
-    await asyncio.sleep(0.1)  # all loops have looked and found nothing
+    await looked.wait()  # and found nothing
     batch_id = await yard.create(requests(4))
     lifecycle.batch_created.set()
     async with asyncio.timeout(5):

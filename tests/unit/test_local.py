@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import ROOT
+
 ORPHANS = 5
 
 STAND_INS = {
@@ -68,6 +69,15 @@ class Serve:
         assert "sleep" in [each.name() for each in family]
         return family
 
+    def assert_left_nothing(self, family: list[psutil.Process]) -> None:
+        """Neither of these processes nor of the scratch folder."""
+        _, left = psutil.wait_procs(family, timeout=10)
+        names = [each.name() for each in left]
+        for each in left:
+            each.kill()
+        assert not names
+        assert not list(self.scratch.iterdir())
+
 
 StartServe = Callable[..., Serve]
 
@@ -110,22 +120,13 @@ def start_serve(tmp_path: Path) -> Iterator[StartServe]:
         each.process.wait()
 
 
-def assert_gone(family: list[psutil.Process]) -> None:
-    _, left = psutil.wait_procs(family, timeout=10)
-    names = [each.name() for each in left]
-    for each in left:
-        each.kill()
-    assert not names
-
-
 def test_sigterm_winds_the_cluster_up_and_leaves_nothing(start_serve: StartServe) -> None:
     serve = start_serve()
     family = serve.until_ready()
     serve.process.terminate()
     assert serve.process.wait(20) == 0
-    assert_gone(family)
+    serve.assert_left_nothing(family)
     assert "Ray was shut down." in serve.log.read_text()
-    assert not list(serve.scratch.iterdir())
 
 
 def test_kill_9_of_the_parent_alone_leaves_nothing(start_serve: StartServe) -> None:
@@ -133,8 +134,7 @@ def test_kill_9_of_the_parent_alone_leaves_nothing(start_serve: StartServe) -> N
     family = serve.until_ready()
     serve.process.kill()
     serve.process.wait()
-    assert_gone(family)
-    assert not list(serve.scratch.iterdir())
+    serve.assert_left_nothing(family)
 
 
 def test_kill_9_of_the_parent_while_the_child_starts_leaves_nothing(start_serve: StartServe) -> None:
@@ -144,8 +144,7 @@ def test_kill_9_of_the_parent_while_the_child_starts_leaves_nothing(start_serve:
     family = parent.children()
     serve.process.kill()
     serve.process.wait()
-    assert_gone(family)
-    assert not list(serve.scratch.iterdir())
+    serve.assert_left_nothing(family)
 
 
 def test_kill_9_of_the_child_leaves_nothing_and_is_an_error(start_serve: StartServe) -> None:
@@ -153,8 +152,7 @@ def test_kill_9_of_the_child_leaves_nothing_and_is_an_error(start_serve: StartSe
     family = serve.until_ready()
     psutil.Process(serve.process.pid).children()[0].kill()
     assert serve.process.wait(20) != 0
-    assert_gone(family)
-    assert not list(serve.scratch.iterdir())
+    serve.assert_left_nothing(family)
 
 
 def test_orphans_do_not_stay_zombies(start_serve: StartServe) -> None:

@@ -157,7 +157,7 @@ async def test_a_name_that_leaves_the_board_and_comes_back_is_watched_again() ->
         board.write(ENGINE, frozenset())
         scene.handle.last("a").items.put_nowait(ConnectionError("gone"))
         await scene.until(lambda: scene.healthy == set())
-        await asyncio.sleep(0.3)  # longer than the pause before the next try
+        await scene.until(lambda: len(scene.handle.streams["a"]) == 2)  # the watch has tried again
         seen = len(scene.handle.streams["a"])
         board.write(ENGINE, frozenset({"a"}))
         await scene.until(lambda: len(scene.handle.streams["a"]) > seen)
