@@ -44,14 +44,14 @@ MUTANTS = (
     ),
     Mutant(
         "resume: shards of a dead owner are never taken",
-        "app/store/store.py",
+        "app/store/shards.py",
         'shards.c.state == "pending", and_(shards.c.state == "running", shards.c.lease_until < database_now())',
         'shards.c.state == "pending"',
         "tests/unit/test_flow.py",
     ),
     Mutant(
         "fence: a late owner's results count",
-        "app/store/store.py",
+        "app/store/shards.py",
         "            shards.c.epoch == claim.epoch,\n",
         "",
         "tests/store/test_shards.py",

@@ -12,6 +12,7 @@ from app.store.records import (
     ShardPlan,
     Usage,
 )
+from app.store.starts import Restarts, StartAnswer
 from app.store.store import Store
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "File",
     "IdempotencyConflict",
     "QueueFull",
+    "Restarts",
     "Segment",
     "SegmentDraft",
     "ShardClaim",
     "ShardPlan",
+    "StartAnswer",
     "Store",
     "Usage",
 ]

@@ -1,7 +1,7 @@
 """What the ledger holds, as values; and what it refuses."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import BatchyardError
@@ -81,6 +81,8 @@ class Batch:
     expired_at: int | None = None
     cancelling_at: int | None = None
     cancelled_at: int | None = None
+    engine_losses: int = 0
+    paused_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,12 @@ class ShardClaim:
     length: int
     first_line: int
     count: int
-    engine_losses: int
     endpoint: str
     model: str
     input_key: str
     done: frozenset[int] = frozenset()
+    suspects: Mapping[int, int] = field(default_factory=dict)
+    """Lines that were in an engine when it died, each with the number of such deaths."""
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -166,11 +169,11 @@ def shard_claim_of(row: Mapping[Any, Any], model: str, done: frozenset[int]) -> 
         length=row["length"],
         first_line=row["first_line"],
         count=row["count"],
-        engine_losses=row["engine_losses"],
         endpoint=row["endpoint"],
         model=model,
         input_key=row["object_key"],
         done=done,
+        suspects={int(position): deaths for position, deaths in (row["suspects"] or {}).items()},
     )
 
 

@@ -81,6 +81,9 @@ batches = Table(
     Column("output_tokens", BigInteger, nullable=False, default=0),
     Column("reasoning_tokens", BigInteger, nullable=False, default=0),
     Column("errors", JSON),
+    # Engines that died with nothing but suspect lines of this batch in them; at the limit the batch is paused.
+    Column("engine_losses", Integer, nullable=False, server_default="0"),
+    Column("paused_at", BigInteger),
     Column("output_file_id", String(64)),
     Column("error_file_id", String(64)),
     Column("created_at", BigInteger, nullable=False),
@@ -116,7 +119,8 @@ shards = Table(
     Column("owner", String(64)),
     Column("epoch", Integer, nullable=False, default=0),
     Column("lease_until", Float),
-    Column("engine_losses", Integer, nullable=False, default=0),
+    # Lines that were in an engine when it died, by position, each with the number of such deaths; null: none.
+    Column("suspects", JSON(none_as_null=True)),
     CheckConstraint("state IN ('pending', 'running', 'done', 'closed')", name="state"),
     Index(None, "state", "batch_id", "index"),
 )
@@ -148,6 +152,24 @@ idempotency = Table(
     Column("object_id", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     UniqueConstraint("tenant", "route", "key"),
+)
+
+# Starts of models and of the local cluster, and what lessens their number: the memory of the brakes.
+starts = Table(
+    "starts",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("subject", String(255), nullable=False),
+    # excused: a line was to blame for an unplanned start; reset: a person lifted the budget.
+    Column("kind", String(16), nullable=False),
+    Column("starter", String(64)),
+    Column("deploy", String(64)),
+    Column("at", Float, nullable=False),
+    # Why the start came to nothing, where it is known.
+    Column("failure", String),
+    CheckConstraint("kind IN ('planned', 'unplanned', 'excused', 'reset')", name="kind"),
+    Index(None, "subject", "seq"),
+    Index(None, "starter"),
 )
 
 

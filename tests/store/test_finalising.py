@@ -53,7 +53,7 @@ async def test_a_cancelled_batch_has_ended_once_no_owner_holds_a_shard(store: St
     await running_batch(store, shards=3)
     released, lapsing = await claims(store, limit=2)
     await store.cancel_batch(TENANT, "batch_1")
-    await store.release(released, engine_lost=False)
+    await store.release(released)
     assert await nothing_has_ended(store)
     await store.renew_shards([lapsing.key], LAPSED)
     assert (await ended_claim(store)).batch.status == "cancelling"

@@ -44,7 +44,6 @@ async def test_a_claim_says_all_that_is_needed_to_run_its_lines(store: Store) ->
         length=30,
         first_line=4,
         count=3,
-        engine_losses=0,
         endpoint="/v1/embeddings",
         model=MODEL,
         input_key="files/file-in",
@@ -154,7 +153,8 @@ async def assert_too_late(store: Store, claim: ShardClaim) -> None:
     before = await truth(store)
     assert await store.record([draft(claim, [0, 1], failed=[1], finishes=True)]) == set()
     assert await store.renew_shards([claim.key], LEASE) == set()
-    assert not await store.release(claim, engine_lost=True)
+    assert not await store.release(claim, {0: 1})
+    assert not await store.blame(claim, {0: 2}, 0, 1)
     assert await truth(store) == before
 
 
@@ -164,7 +164,6 @@ async def test_a_late_owner_writes_nothing_after_another_has_the_shard(store: St
     holder = await a_claim(store, "holder", LAPSED)
     await store.record([draft(holder, [2])])
     await assert_too_late(store, late)
-    assert (await a_claim(store)).engine_losses == 0
 
 
 async def test_a_late_owner_writes_nothing_after_it_has_itself_claimed_the_shard_anew(store: Store) -> None:
@@ -178,9 +177,8 @@ async def test_a_late_owner_writes_nothing_after_it_has_itself_claimed_the_shard
 async def test_a_late_owner_writes_nothing_after_it_gave_the_shard_back(store: Store) -> None:
     await running_batch(store)
     late = await a_claim(store)
-    assert await store.release(late, engine_lost=False)
+    assert await store.release(late)
     await assert_too_late(store, late)
-    assert (await a_claim(store)).engine_losses == 0
 
 
 async def test_a_late_owner_writes_nothing_after_the_shard_was_done(store: Store) -> None:
@@ -238,7 +236,7 @@ async def test_renewing_names_only_the_claims_that_still_hold(store: Store) -> N
     late, released, done, kept = await claims(store, lease=LEASE, limit=4)
     await store.renew_shards([late.key], LAPSED)
     await a_claim(store, "second")
-    await store.release(released, engine_lost=False)
+    await store.release(released)
     await store.record([draft(done, [0], finishes=True)])
     keys = [claim.key for claim in (late, released, done, kept)]
     assert await store.renew_shards([*keys, ("batch_9", 0, 1)], LEASE) == {kept.key}
@@ -274,16 +272,6 @@ async def test_a_shard_given_back_is_free_at_once_and_keeps_its_results(store: S
     await running_batch(store)
     first = await a_claim(store, lease=LEASE)
     await store.record([draft(first, [1])])
-    assert await store.release(first, engine_lost=False)
+    assert await store.release(first)
     second = await a_claim(store, "second")
-    assert (second.done, second.engine_losses) == (frozenset({1}), 0)
-
-
-async def test_a_shard_remembers_how_many_engines_it_lost(store: Store) -> None:
-    await running_batch(store)
-    for losses in range(3):
-        claim = await a_claim(store)
-        assert claim.engine_losses == losses
-        assert await store.release(claim, engine_lost=True)
-        assert not await store.release(claim, engine_lost=True)
-    assert (await a_claim(store)).engine_losses == 3
+    assert second.done == frozenset({1})

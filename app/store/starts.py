@@ -1,0 +1,122 @@
+"""The ledger's memory of starts: the brakes on whatever is started again because it died.
+
+A subject is what is started: a model, or "cluster" for the local Ray cluster. Rows are only ever added, so what counts
+is what is younger than an hour and than the last reset. Times are seconds since 1970 by the database's clock.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from app.store.database import Database, reading, writing
+from app.store.tables import database_now, starts
+
+HOUR = 3600.0
+
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class StartAnswer:
+    """Whether a start may go on. `wait_seconds` 0: yes, and it is noted; else ask again after that time or before.
+
+    `refills_at`: the budget is spent until then.
+    """
+
+    wait_seconds: float
+    refills_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """What is known of a subject: unplanned starts within the last hour that count, and why the newest failed."""
+
+    last_hour: int = 0
+    refills_at: float | None = None
+    failure: str | None = None
+
+
+class StartVerbs(Database):
+    @writing
+    def ask_to_start(
+        self, connection: Connection, subject: str, starter: str, *, deploy: str, planned: int, budget: int
+    ) -> StartAnswer:
+        """May `starter` start now? It may ask again: it is counted once.
+
+        Of each deploy the first `planned` starts are planned: they never wait and never count. Of the others at most
+        `budget` start within an hour, and each waits, from the last one on, 1 s doubling to 60 s.
+        """
+        mine = starts.c.subject == subject
+        if connection.scalar(select(starts.c.seq).where(mine, starts.c.starter == starter)) is not None:
+            return StartAnswer(0)
+        of_deploy = select(func.count()).where(mine, starts.c.deploy == deploy, starts.c.kind == "planned")
+        if int(connection.scalar(of_deploy) or 0) < planned:
+            self._note(connection, subject, "planned", starter, deploy)
+            return StartAnswer(0)
+        now, unplanned, used = self._last_hour(connection, subject)
+        if used >= budget:
+            return StartAnswer(LONGEST_PAUSE_SECONDS, _refills_at(now, unplanned, used, budget))
+        wait = unplanned[-1].at + _pause(used) - now if unplanned else 0.0
+        # The wall clock may have been set back since: nothing waits longer than the longest pause.
+        if 0 < wait <= LONGEST_PAUSE_SECONDS:
+            return StartAnswer(wait)
+        self._note(connection, subject, "unplanned", starter, deploy)
+        return StartAnswer(0)
+
+    @writing
+    def note_failed_start(self, connection: Connection, starter: str, reason: str) -> None:
+        connection.execute(update(starts).where(starts.c.starter == starter).values(failure=reason))
+
+    @writing
+    def reset_restarts(self, connection: Connection, subject: str) -> None:
+        """Whatever was counted counts no longer: a person has looked."""
+        self._note(connection, subject, "reset")
+
+    @reading
+    def restarts(self, connection: Connection, subject: str, budget: int) -> Restarts:
+        now, unplanned, used = self._last_hour(connection, subject)
+        newest = connection.execute(
+            select(starts.c.failure)
+            .where(starts.c.subject == subject, starts.c.starter.is_not(None))
+            .order_by(starts.c.seq.desc())
+            .limit(1)
+        ).first()
+        return Restarts(
+            last_hour=used,
+            refills_at=_refills_at(now, unplanned, used, budget) if used >= budget else None,
+            failure=newest.failure if newest is not None else None,
+        )
+
+    @writing
+    def forget_starts(self, connection: Connection, age_seconds: float) -> None:
+        connection.execute(delete(starts).where(starts.c.at < database_now() - age_seconds))
+
+    def _note(
+        self, connection: Connection, subject: str, kind: str, starter: str | None = None, deploy: str | None = None
+    ) -> None:
+        row = {"subject": subject, "kind": kind, "starter": starter, "deploy": deploy}
+        connection.execute(insert(starts).values(**row, at=database_now()))
+
+    def _last_hour(self, connection: Connection, subject: str) -> tuple[float, list[Row[tuple[float]]], int]:
+        """The time, the unplanned starts since the later of an hour ago and the last reset, and how many count."""
+        now = float(connection.scalar(select(database_now())) or 0)
+        mine = starts.c.subject == subject
+        reset = select(func.coalesce(func.max(starts.c.seq), 0)).where(mine, starts.c.kind == "reset")
+        recent = (mine, starts.c.at > now - HOUR, starts.c.seq > reset.scalar_subquery())
+        unplanned = list(
+            connection.execute(select(starts.c.at).where(*recent, starts.c.kind == "unplanned").order_by(starts.c.seq))
+        )
+        excused = connection.scalar(select(func.count()).where(*recent, starts.c.kind == "excused"))
+        return now, unplanned, max(0, len(unplanned) - int(excused or 0))
+
+
+def _pause(used: int) -> float:
+    """After the last of `used` starts that count: none after an excused one, then 1, 2, 4, ... 60 s."""
+    return min(LONGEST_PAUSE_SECONDS, 2.0 ** (used - 1)) if used else 0.0
+
+
+def _refills_at(now: float, unplanned: list[Row[tuple[float]]], used: int, budget: int) -> float:
+    """When so many of the unplanned starts are older than an hour that one more may go."""
+    if budget < 1 or used > len(unplanned):
+        return now + HOUR
+    return float(unplanned[used - budget].at) + HOUR

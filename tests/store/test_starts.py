@@ -1,0 +1,136 @@
+"""The brakes: who may start now, what counts, and when."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+
+from app.store import StartAnswer, Store
+from app.store.starts import HOUR
+
+BUDGET = 3
+
+
+@pytest.fixture
+async def model(store: Store) -> AsyncIterator["Model"]:
+    yield Model(store)
+
+
+class Model:
+    """A model of two replicas whose starts lie `age` seconds back once `older` was called."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.number = 0
+
+    async def ask(self, starter: str | None = None, deploy: str = "d1", budget: int = BUDGET) -> StartAnswer:
+        self.number += 1
+        name = starter or f"replica-{self.number}"
+        return await self.store.ask_to_start("tiny", name, deploy=deploy, planned=2, budget=budget)
+
+    def older(self, seconds: float) -> None:
+        with self.store.begin(write=True) as connection:
+            connection.execute(text("update starts set at = at - :seconds"), {"seconds": seconds})
+
+    async def deployed(self) -> None:
+        for _ in range(2):
+            assert (await self.ask()).wait_seconds == 0
+
+    async def spent(self) -> None:
+        await self.deployed()
+        for _ in range(BUDGET):
+            assert (await self.ask()).wait_seconds == 0
+            self.older(100)
+
+
+async def test_the_first_starts_of_a_deploy_are_planned_and_never_count(model: Model) -> None:
+    await model.deployed()
+    for deploy in ("d2", "d3", "d4"):
+        for _ in range(2):
+            assert await model.ask(deploy=deploy) == StartAnswer(0)
+    assert (await model.store.restarts("tiny", BUDGET)).last_hour == 0
+
+
+async def test_the_first_unplanned_start_goes_at_once_and_the_next_wait_twice_as_long_each(model: Model) -> None:
+    await model.deployed()
+    assert await model.ask(budget=99) == StartAnswer(0)
+    for pause in (1, 2, 4, 8, 16, 32, 60, 60):
+        answer = await model.ask("next", budget=99)
+        assert pause - 1 < answer.wait_seconds <= pause
+        assert answer.refills_at is None
+        model.older(pause)
+        assert await model.ask(budget=99) == StartAnswer(0)
+
+
+async def test_who_asks_again_is_counted_once(model: Model) -> None:
+    await model.deployed()
+    for _ in range(5):
+        assert await model.ask("same") == StartAnswer(0)
+    assert (await model.store.restarts("tiny", BUDGET)).last_hour == 1
+
+
+async def test_a_spent_budget_refills_when_the_oldest_start_is_an_hour_old(model: Model) -> None:
+    await model.spent()
+    answer = await model.ask("waiting")
+    known = await model.store.restarts("tiny", BUDGET)
+    assert answer.wait_seconds > 0 and answer.refills_at is not None
+    assert known.last_hour == BUDGET and known.refills_at == pytest.approx(answer.refills_at, abs=1)
+    model.older(HOUR - 301)
+    assert (await model.ask("waiting")).refills_at is not None
+    model.older(2)
+    assert await model.ask("waiting") == StartAnswer(0)
+
+
+async def test_a_deploy_starts_its_replicas_though_the_budget_is_spent(model: Model) -> None:
+    await model.spent()
+    assert await model.ask(deploy="d2") == StartAnswer(0)
+    assert await model.ask(deploy="d2") == StartAnswer(0)
+    assert (await model.ask(deploy="d2")).refills_at is not None
+
+
+async def test_a_reset_lifts_the_budget_and_the_pause_at_once(model: Model) -> None:
+    await model.spent()
+    await model.store.reset_restarts("another")
+    assert (await model.ask("waiting")).refills_at is not None
+    await model.store.reset_restarts("tiny")
+    assert await model.ask("waiting") == StartAnswer(0)
+    assert (await model.store.restarts("tiny", BUDGET)).last_hour == 1
+
+
+async def test_a_budget_of_none_lets_nothing_start_again(model: Model) -> None:
+    await model.deployed()
+    assert (await model.ask(budget=0)).refills_at is not None
+    assert (await model.store.restarts("tiny", 0)).refills_at is not None
+
+
+async def test_the_budget_is_a_models_own_and_outlives_the_process(model: Model, url: str) -> None:
+    await model.spent()
+    again = Store.open(url, lambda: 0)
+    assert (await again.ask_to_start("tiny", "r", deploy="d1", planned=2, budget=BUDGET)).refills_at is not None
+    assert (await again.ask_to_start("other", "r", deploy="d1", planned=0, budget=BUDGET)).wait_seconds == 0
+    again.close()
+
+
+async def test_a_clock_that_was_set_back_makes_nobody_wait_longer_than_the_longest_pause(model: Model) -> None:
+    await model.deployed()
+    await model.ask()
+    model.older(-7200)
+    assert await model.ask() == StartAnswer(0)
+
+
+async def test_the_reason_of_the_newest_failed_start_is_known_until_another_starts(model: Model) -> None:
+    await model.ask("r1")
+    await model.store.note_failed_start("r1", "no such folder")
+    assert (await model.store.restarts("tiny", BUDGET)).failure == "no such folder"
+    await model.ask("r2")
+    assert (await model.store.restarts("tiny", BUDGET)).failure is None
+
+
+async def test_old_starts_are_forgotten(model: Model) -> None:
+    await model.spent()
+    await model.store.forget_starts(HOUR)
+    assert (await model.store.restarts("tiny", BUDGET)).last_hour == BUDGET
+    model.older(HOUR)
+    await model.store.forget_starts(HOUR)
+    with model.store.begin(write=False) as connection:
+        assert connection.execute(text("select count(*) from starts")).scalar() == 0
