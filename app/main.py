@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.serve import Application
@@ -17,7 +18,8 @@ def build(args: Mapping[str, Any]) -> Application:
     """What `import_path: app.main:build` of a Serve config calls with the config's `args`. Raises SettingsError."""
     settings = Settings.load(args)
     _refuse_hidden_folders(settings)
-    engines = {model.id: engine_application(model, settings) for model in settings.models}
+    deploy = uuid4().hex
+    engines = {model.id: engine_application(model, settings, deploy) for model in settings.models}
     health = {"health_check_period_s": settings.health_check_seconds, "ray_actor_options": {"num_cpus": 0}}
     dispatcher = BatchDispatcher.options(num_replicas=settings.dispatch.dispatchers, **health).bind(settings, engines)
     return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=1000, **health).bind(

@@ -60,6 +60,12 @@ class ModelSettings(_Frozen):
         "steps, so this must be well above the slowest: 7 s were seen (prompts of 6,500 words on 2 CPU cores).",
     )
 
+    start_seconds: float = Field(
+        default=1800.0,
+        ge=10,
+        description="A start that is not through after this long hangs and is ended. Downloads of weights count.",
+    )
+
     @model_validator(mode="after")
     def _one_place_for_each_value(self) -> Self:
         for key, field in {"model": "source", "served_model_name": "id", "max_num_seqs": "max_num_seqs"}.items():
@@ -119,6 +125,12 @@ class DispatchSettings(_Frozen):
         le=10,
         description="How often the ledger is asked for work when there was none. Gateways tell of new batches at once.",
     )
+    engine_losses: int = Field(
+        default=24,
+        ge=1,
+        description="A batch's allowance of engines that its suspect lines may kill before it is paused. A line that "
+        "kills is found after 4 or 5.",
+    )
     dispatchers: int = Field(default=1, ge=1, description="Dispatcher replicas; leases keep them apart.")
 
 
@@ -157,6 +169,11 @@ class Settings(_Frozen):
         default=(),
         repr=False,
         description="Bearer keys that are let in; empty: everybody (loopback only under make serve).",
+    )
+    restarts_per_hour: int = Field(
+        default=10,
+        ge=0,
+        description="Unplanned starts of a model, and of the local cluster, within an hour; then a person is needed.",
     )
     health_check_seconds: float = Field(
         default=1.0, gt=0, description="Period of Ray Serve's health checks; a killed replica is seen within it."
@@ -200,7 +217,8 @@ class Settings(_Frozen):
     def load(cls, args: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> "Settings":
         """The settings of a config's `args`, with the environment on top; relative paths become absolute.
 
-        Environment: BATCHYARD_DATA (folder), BATCHYARD_REPLICAS (of every model), BATCHYARD_API_KEYS (comma-separated).
+        Environment: BATCHYARD_DATA (folder), BATCHYARD_REPLICAS (of every model), BATCHYARD_API_KEYS (comma-separated),
+        BATCHYARD_RESTARTS_PER_HOUR.
         Raises SettingsError, one line for each wrong field.
         """
         merged = dict(args)
@@ -208,6 +226,8 @@ class Settings(_Frozen):
             merged["data"] = data
         if keys := environ.get("BATCHYARD_API_KEYS"):
             merged["api_keys"] = [key.strip() for key in keys.split(",") if key.strip()]
+        if restarts := environ.get("BATCHYARD_RESTARTS_PER_HOUR"):
+            merged["restarts_per_hour"] = restarts
         if replicas := environ.get("BATCHYARD_REPLICAS"):
             merged["models"] = _with_replicas(merged.get("models"), replicas)
         try:

@@ -21,11 +21,16 @@ from ray.serve.llm.deployment import LLMServer
 from app.batch.dispatch import Answer
 from app.errors import EngineLost, ReplicaGone
 from app.store import Usage
-from app.telemetry import start_telemetry
+from app.telemetry import alert, start_telemetry
 from deployments.messages import Heartbeat, HttpStart
+from deployments.occupancy import Occupancy
+from deployments.restarts import Brakes
 
 COALESCE_SECONDS = 0.3
 """Answers of a call are sent on together for this long: a message through Ray costs as much CPU as some lines."""
+
+COALESCE_ALONE_SECONDS = 0.03
+"""The same for lines that have the engine alone: nothing else makes use of it while they wait."""
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -38,18 +43,24 @@ Headers = list[tuple[bytes, bytes]]
 class BatchEngine(LLMServer):
     """One replica of a model. Placement, parallelism and vLLM's engine come from LLMServer."""
 
-    async def __init__(self, llm_config: Any, hang_seconds: float) -> None:
+    async def __init__(self, llm_config: Any, hang_seconds: float, brakes: Brakes) -> None:
         start_telemetry("engine")
+        self._model = brakes.model
         self._hang_seconds = hang_seconds
+        self._replica = serve.get_replica_context().replica_id.unique_id
+        self._occupancy = Occupancy()
+        async with brakes.start(self._replica):
+            await self._start(llm_config)
+        self._last_answer = time.monotonic()
+        self._pulse = asyncio.create_task(self._feel_pulse())
+
+    async def _start(self, llm_config: Any) -> None:
         # A folder needs no download; asking costs a worker process that imports vLLM, 10 s of each start.
         llm_config.get_or_create_callback().ctx.run_init_node = not _is_folder(llm_config)
         await super().__init__(llm_config, engine_cls=_with_lean_executor(self._get_default_engine_class()))
         self._app = await self.__serve_build_asgi_app__()
         self._client = self._app.state.engine_client
         self._chat = ChatHandler(self._app.state)
-        self._replica = serve.get_replica_context().replica_id.unique_id
-        self._last_answer = time.monotonic()
-        self._pulse = asyncio.create_task(self._feel_pulse())
 
     async def _start_engine(self) -> None:
         """LLMServer's own also starts an actor that reports usage: seconds of start-up and a process more."""
@@ -60,6 +71,7 @@ class BatchEngine(LLMServer):
         await super().check_health()
         silent = time.monotonic() - self._last_answer
         if silent > self._hang_seconds:
+            alert("hang", f"vLLM's core of model {self._model} hangs: its replica is replaced.", model=self._model)
             raise EngineLost(f"vLLM's core has not answered for {silent:.0f} s")
         if self._pulse.done():
             self._pulse.result()
@@ -82,12 +94,25 @@ class BatchEngine(LLMServer):
             self._last_answer = time.monotonic()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
-    async def run_lines(self, endpoint: str, bodies: Sequence[bytes], replica: str) -> AsyncIterator[list[Answer]]:
+    async def run_lines(
+        self, endpoint: str, bodies: Sequence[bytes], alone: bool, replica: str
+    ) -> AsyncIterator[list[Answer]]:
         """Answers each body once, in any order, several at a time. Raises EngineLost when vLLM's core is gone.
 
-        Closing the stream aborts in vLLM what is not answered yet.
+        First comes an empty list: from then on the lines are in the engine, `alone` if so asked. Closing the stream
+        aborts in vLLM what is not answered yet.
         """
         self._must_be(replica)
+        coalesce = COALESCE_ALONE_SECONDS if alone else COALESCE_SECONDS
+        async with self._occupancy.enter(alone=alone):
+            yield []
+            async with contextlib.aclosing(self._run_lines(endpoint, bodies, coalesce)) as parts:
+                async for part in parts:
+                    yield part
+
+    async def _run_lines(
+        self, endpoint: str, bodies: Sequence[bytes], coalesce_seconds: float
+    ) -> AsyncGenerator[list[Answer], None]:
         answers: asyncio.Queue[Answer | BaseException] = asyncio.Queue()
 
         async def answer(position: int, body: bytes) -> None:
@@ -102,7 +127,7 @@ class BatchEngine(LLMServer):
             while left:
                 ready = [await answers.get()]
                 if left > 1:
-                    await asyncio.sleep(COALESCE_SECONDS)
+                    await asyncio.sleep(coalesce_seconds)
                 while not answers.empty():
                     ready.append(answers.get_nowait())
                 good = [each for each in ready if isinstance(each, Answer)]
@@ -122,7 +147,10 @@ class BatchEngine(LLMServer):
     ) -> AsyncGenerator[HttpStart | bytes, None]:
         """One online request through vLLM's own HTTP app: first an HttpStart, then the body as it comes."""
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        async with contextlib.aclosing(_http(self._app, path, body, raw)) as messages:
+        async with (
+            self._occupancy.enter(alone=False),
+            contextlib.aclosing(_http(self._app, path, body, raw)) as messages,
+        ):
             async for message in messages:
                 yield message
 

@@ -12,18 +12,22 @@ from app.settings import ModelSettings, Settings
 from deployments import priority
 from deployments.engine import BatchEngine
 from deployments.placement import bundle, cpu_replicas
+from deployments.restarts import Brakes
 
 MAX_CALLS = 1000
 """Calls a replica takes at once: watches, calls with lines, online requests. vLLM queues; this is no limit to meet."""
 
 CPU_SEQUENCES = 256
 
+ENDLESS = 1_000_000
+"""Serve gives up a deployment for ever after some failed starts. When to stop is for our brakes to say."""
+
 CPU_NICENESS = 10
 """Enough for the scheduler to prefer the gateway clearly, not so much that other programs starve the model."""
 
 
-def engine_application(model: ModelSettings, settings: Settings) -> Application:
-    """One deployment, named `Engine:` and the model's id, as the Ray dashboard shows it."""
+def engine_application(model: ModelSettings, settings: Settings, deploy: str) -> Application:
+    """One deployment, named `Engine:` and the model's id, as the Ray dashboard shows it. `deploy` is new each time."""
     config = LLMConfig(
         model_loading_config={"model_id": model.id, "model_source": model.source},
         engine_kwargs=_engine_arguments(model),
@@ -44,9 +48,21 @@ def engine_application(model: ModelSettings, settings: Settings) -> Application:
             **options,
             name=f"Engine:{model.id}",
             health_check_period_s=settings.health_check_seconds,
+            max_constructor_retry_count=ENDLESS,
             request_router_config=RequestRouterConfig(request_router_class="deployments.replicas:TrackingRouter"),
         )
-        .bind(config, model.hang_seconds)
+        .bind(
+            config,
+            model.hang_seconds,
+            Brakes(
+                database_url=settings.database_url,
+                model=model.id,
+                deploy=deploy,
+                replicas=model.replicas,
+                restarts_per_hour=settings.restarts_per_hour,
+                start_seconds=model.start_seconds,
+            ),
+        )
     )
 
 

@@ -19,10 +19,9 @@ from app.batch.dispatch import Answer
 from app.errors import EngineLost, ReplicaGone
 from app.health import ModelHealth
 from app.settings import ModelSettings
+from app.store import Restarts
 
 log = structlog.get_logger()
-
-HOUR = 3600.0
 
 SILENCE_MARGIN_SECONDS = 5.0
 """A replica silent for its model's `hang_seconds` and this is not healthy. By then its own health check has called the
@@ -111,24 +110,31 @@ class _Model:
     alive: dict[str, _Replica] = field(default_factory=dict)
     watches: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     last_healthy: float | None = None
-    losses: dict[str, float] = field(default_factory=dict)
-    """When each replica was lost; one that beats again was not."""
 
 
 class ReplicaWatch:
-    """Watches the replicas of all models from this process. `clock` is monotonic, in seconds."""
+    """Watches the replicas of all models from this process. `clock` is monotonic, in seconds.
+
+    `restarts`, `reason`: what else is known of a model. `lost` is told the model, the replica and why.
+    """
 
     def __init__(
         self,
         models: Sequence[ModelSettings],
         handles: Mapping[str, DeploymentHandle],
+        restarts: Callable[[str], Restarts] = lambda model: Restarts(),
+        budget: int = 0,
         reason: Callable[[str], str | None] = lambda model: None,
+        lost: Callable[[str, str, str], object] = lambda model, replica, reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = {
             model.id: _Model(model, handles[model.id], handles[model.id].deployment_name) for model in models
         }
+        self._restarts = restarts
+        self._budget = budget
         self._reason = reason
+        self._tell_loss = lost
         self._clock = clock
         self._changed = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -172,14 +178,16 @@ class ReplicaWatch:
         healthy, now = len(self.replicas(model_id)), self._clock()
         if healthy:
             model.last_healthy = now
-        model.losses = {name: when for name, when in model.losses.items() if when > now - HOUR}
+        restarts = self._restarts(model_id)
         return ModelHealth(
             id=model_id,
             healthy=healthy,
             target=model.settings.replicas,
             last_healthy_seconds_ago=None if model.last_healthy is None else round(now - model.last_healthy, 1),
-            restarts_last_hour=len(model.losses),
-            reason=self._reason(model_id) if healthy < model.settings.replicas else None,
+            restarts_last_hour=restarts.last_hour,
+            reason=(restarts.failure or self._reason(model_id)) if healthy < model.settings.replicas else None,
+            restart_budget=self._budget,
+            restarts_refill_at=restarts.refills_at,
         )
 
     def models(self) -> list[ModelHealth]:
@@ -232,12 +240,12 @@ class ReplicaWatch:
             log.info("replica healthy", model=model.settings.id, replica=name)
         model.alive[name] = _Replica(max_num_seqs, now)
         model.last_healthy = now
-        model.losses.pop(name, None)
 
     def _lost(self, model: _Model, name: str, error: Exception) -> None:
         if model.alive.pop(name, None) is not None:
-            model.losses[name] = self._clock()
-            log.warning("replica lost", model=model.settings.id, replica=name, reason=_first_line(error))
+            reason = _first_line(error)
+            log.warning("replica lost", model=model.settings.id, replica=name, reason=reason)
+            self._tell_loss(model.settings.id, name, reason)
 
 
 class RayEngines:
@@ -251,18 +259,20 @@ class RayEngines:
         return self._watch.replicas(model)
 
     async def run(
-        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes]
+        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
     ) -> AsyncIterator[list[Answer]]:
-        stream = self._handles[model].options(stream=True).run_lines.remote(endpoint, bodies, replica=replica)
+        stream = self._handles[model].options(stream=True).run_lines.remote(endpoint, bodies, alone, replica=replica)
+        entered = False
         try:
             async for answers in stream:
+                entered = True
                 yield answers
         except (asyncio.CancelledError, GeneratorExit):
             stream.cancel()
             raise
         except Exception as error:
             self._watch.distrust(model, replica)
-            lost = ReplicaGone if isinstance(error, ReplicaGone) else EngineLost
+            lost = EngineLost if entered else ReplicaGone
             raise lost(_first_line(error)) from error
 
 

@@ -13,9 +13,10 @@ from typing import Protocol
 
 import structlog
 
-from app.batch.lines import LineError, parse_line, requests_of
+from app.batch.lines import Line, LineError, parse_line, requests_of
 from app.batch.output import answered_line, unanswered_line
 from app.batch.recorder import Recorder, Result
+from app.batch.suspects import after_death, groups, in_flight_at_a_death
 from app.errors import BatchyardError, EngineLost, ObjectMissing, ReplicaGone
 from app.objects import Objects
 from app.settings import Settings
@@ -41,10 +42,13 @@ class Engines(Protocol):
         """The model's replicas that can work now, each with the number of sequences that it runs at once."""
         ...
 
-    def run(self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes]) -> AsyncIterator[list[Answer]]:
+    def run(
+        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
+    ) -> AsyncIterator[list[Answer]]:
         """Answers as they come, in any order, each position once. Closing the iterator aborts the rest.
 
-        Raises EngineLost; from then on the replica is not among `replicas` until it is known to work.
+        `alone`: nothing else is in the engine meanwhile. Raises ReplicaGone when the engine was lost before the lines
+        were in it, else EngineLost; from then on the replica is not among `replicas` until it is known to work.
         """
         ...
 
@@ -55,8 +59,20 @@ class _Run:
 
     claim: ShardClaim
     replica: str
-    left: int
-    task: asyncio.Task[None] | None = field(default=None)
+    todo: set[int]
+    """Positions without an answer."""
+    group: list[int] = field(default_factory=list)
+    """Those of them that are in the engine alone, if it is a shard with suspects."""
+    requests: dict[int, Line] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def suspect(self) -> bool:
+        return bool(self.claim.suspects)
+
+    def suspects(self) -> dict[int, int]:
+        """Of what is to do, each with the number of deaths that it was in."""
+        return {position: self.claim.suspects.get(position, 1) for position in self.todo}
 
     def stop(self) -> None:
         if self.task is not None:
@@ -75,6 +91,7 @@ class Dispatcher:
         self._recorder = Recorder(store, objects)
         self._runs: dict[tuple[str, int, int], _Run] = {}
         self._renewed = time.monotonic()
+        self._looked_for_suspects: dict[str, float] = {}
         self._fault: BaseException | None = None
         self.room_made = asyncio.Event()
         self.shard_answered = asyncio.Event()
@@ -93,6 +110,7 @@ class Dispatcher:
             await self.renew()  # the ledger was away, and would give our own shards to us once more
         started = 0
         for model in self._settings.models:
+            started += await self._start_suspects(model.id)
             for replica, shards in self._shards_wanted(model.id).items():
                 for claim in await self._claim(model.id, shards):
                     self._start(claim, replica)
@@ -124,24 +142,49 @@ class Dispatcher:
     def _shards_wanted(self, model: str) -> Mapping[str, int]:
         """Shards to send to each replica: it gets as many lines again as it runs, so that no slot of it waits for us.
 
-        A replica whose slots are not all taken gets a shard in any case, also one larger than its slots.
+        A replica whose slots are not all taken gets a shard in any case, also one larger than its slots; one that has
+        suspects gets none.
         """
-        queued = Counter[str]()
-        for run in self._runs.values():
-            queued[run.replica] += run.left
+        queued = self._queued()
+        reserved = {run.replica for run in self._runs.values() if run.suspect}
         wanted = {}
         for replica, slots in self._engines.replicas(model).items():
+            if replica in reserved:
+                continue
             room = (2 * slots - queued[replica]) // self._settings.dispatch.shard_lines
             wanted[replica] = max(room, int(queued[replica] < slots))
         return wanted
 
-    async def _claim(self, model: str, shards: int) -> Sequence[ShardClaim]:
+    def _queued(self) -> Counter[str]:
+        """Lines that each replica has from us."""
+        queued = Counter[str]()
+        for run in self._runs.values():
+            queued[run.replica] += len(run.todo)
+        return queued
+
+    async def _start_suspects(self, model: str) -> int:
+        """A shard with suspects goes to the replica that has least to do, one at a time: the others work on."""
+        now, looked = time.monotonic(), self._looked_for_suspects.get(model, float("-inf"))
+        replicas = self._engines.replicas(model)
+        busy = any(run.suspect and run.claim.model == model for run in self._runs.values())
+        if busy or not replicas or now - looked < self._settings.dispatch.poll_seconds:
+            return 0
+        for claim in await self._claim(model, 1, suspect=True):
+            queued = self._queued()
+            self._start(claim, min(replicas, key=queued.__getitem__))
+            return 1
+        self._looked_for_suspects[model] = now
+        return 0
+
+    async def _claim(self, model: str, shards: int, *, suspect: bool = False) -> Sequence[ShardClaim]:
         if shards < 1:
             return []
-        return await self._store.claim_shards(self._owner, self._settings.dispatch.lease_seconds, model, shards)
+        lease = self._settings.dispatch.lease_seconds
+        running = set(self._runs) | self._recorder.claims()
+        return await self._store.claim_shards(self._owner, lease, model, shards, suspect=suspect, running=running)
 
     def _start(self, claim: ShardClaim, replica: str) -> None:
-        run = _Run(claim, replica, left=claim.count - len(claim.done))
+        run = _Run(claim, replica, todo=set(range(claim.count)) - claim.done)
         self._runs[claim.key] = run
         run.task = asyncio.create_task(self._run(run), name=f"{claim.batch_id}/{claim.index}")
         run.task.add_done_callback(self._note_fault)
@@ -154,7 +197,7 @@ class Dispatcher:
     async def _run(self, run: _Run) -> None:
         """Ends with the shard complete in the recorder, or given back."""
         claim = run.claim
-        lost = False
+        died = False
         try:
             await self._run_lines(run)
             self._recorder.complete(claim)
@@ -162,41 +205,47 @@ class Dispatcher:
             self.room_made.set()  # after a failure the next poll is soon enough
             return
         except asyncio.CancelledError:
-            log.info("shard stopped", batch=claim.batch_id, shard=claim.index, left=run.left)
+            log.info("shard stopped", batch=claim.batch_id, shard=claim.index, left=len(run.todo))
         except EngineLost as error:
-            lost = not isinstance(error, ReplicaGone)
-            log.warning("engine lost", batch=claim.batch_id, shard=claim.index, left=run.left, reason=str(error))
+            died = not isinstance(error, ReplicaGone)
+            log.warning("engine lost", batch=claim.batch_id, shard=claim.index, left=len(run.todo), reason=str(error))
         except ObjectMissing as error:
             await self._input_gone(claim, error)
         except BatchyardError as error:
             log.warning("shard given back", batch=claim.batch_id, shard=claim.index, reason=str(error))
         finally:
             del self._runs[claim.key]
-        await self._give_back(claim, lost)
+        await self._give_back(run, died)
 
     async def _run_lines(self, run: _Run) -> None:
         claim = run.claim
         data = await self._objects.read(claim.input_key, claim.offset, claim.offset + claim.length)
         todo = [(position, line) for position, line in enumerate(requests_of(data)) if position not in claim.done]
-        parsed: list[tuple[int, str, bytes]] = []
         for position, line in todo:
             try:
-                request = parse_line(line)
+                run.requests[position] = parse_line(line)
             except LineError as error:  # valid when the batch was validated: the object was changed since
                 self._add(run, [_changed_line(claim, position, error)])
-            else:
-                parsed.append((position, request.custom_id, request.body))
-        if not parsed:
+        if not run.suspect:
+            await self._ask(run, list(run.requests))
             return
-        bodies = [body for _, _, body in parsed]
-        async for answers in self._engines.run(claim.model, run.replica, claim.endpoint, bodies):
-            self._add(run, [_result(claim, parsed[answer.position], answer) for answer in answers])
-        if run.left:
-            raise EngineLost(f"the engine's stream ended with {run.left} lines unanswered")
+        for group in groups(run.suspects(), claim.count):
+            run.group = group
+            await self._ask(run, group)
+
+    async def _ask(self, run: _Run, positions: Sequence[int]) -> None:
+        """Returns when each of these lines is answered."""
+        if not positions:
+            return
+        claim, bodies = run.claim, [run.requests[position].body for position in positions]
+        async for answers in self._engines.run(claim.model, run.replica, claim.endpoint, bodies, alone=run.suspect):
+            self._add(run, [_result(run, positions[answer.position], answer) for answer in answers])
+        if unanswered := run.todo.intersection(positions):
+            raise EngineLost(f"the engine's stream ended with {len(unanswered)} lines unanswered")
 
     def _add(self, run: _Run, results: Sequence[Result]) -> None:
         self._recorder.add(run.claim, results)
-        run.left -= len(results)
+        run.todo.difference_update(result.position for result in results)
         self.room_made.set()
 
     async def _input_gone(self, claim: ShardClaim, error: ObjectMissing) -> None:
@@ -206,19 +255,54 @@ class Dispatcher:
             claim.batch_id, {"code": "input_file_gone", "message": message, "param": "input_file_id", "line": None}
         )
 
-    async def _give_back(self, claim: ShardClaim, lost: bool) -> None:
-        """Makes durable what was answered, so that it is not run again, and frees the shard at once."""
+    async def _give_back(self, run: _Run, died: bool) -> None:
+        """Makes durable what was answered, so that it is not run again, and frees the shard at once.
+
+        `died`: an engine did, with the unanswered lines in it.
+        """
+        claim = run.claim
         try:
-            await self._recorder.flush()
-            await self._store.release(claim, engine_lost=lost)
+            if not died:
+                await self._recorder.flush()
+                await self._store.release(claim)
+            elif not run.suspect:
+                await self._recorder.flush()
+                await self._store.release(claim, in_flight_at_a_death(run.todo))
+            else:
+                await self._blame(run)
         except BatchyardError as error:
             log.warning("shard not given back, its lease will run out", batch=claim.batch_id, reason=str(error))
 
+    async def _blame(self, run: _Run) -> None:
+        """The engine died with nothing but the run's group in it."""
+        claim = run.claim
+        suspects, condemned = after_death(run.suspects(), run.todo.intersection(run.group), claim.count)
+        self._recorder.add(claim, [_condemned_line(run, position) for position in condemned])
+        await self._recorder.flush()
+        allowance = self._settings.dispatch.engine_losses
+        paused = await self._store.blame(claim, suspects, len(condemned), allowance)
+        log.warning(
+            "engine killed by suspect lines",
+            batch=claim.batch_id,
+            shard=claim.index,
+            lines=len(run.group),
+            condemned=len(condemned),
+        )
+        if paused:
+            log.error("batch paused: its lines killed too many engines", batch=claim.batch_id, allowance=allowance)
 
-def _result(claim: ShardClaim, line: tuple[int, str, bytes], answer: Answer) -> Result:
-    position, custom_id, _ = line
+
+def _result(run: _Run, position: int, answer: Answer) -> Result:
+    claim, custom_id = run.claim, run.requests[position].custom_id
     body = answered_line(claim.batch_id, claim.first_line + position, custom_id, answer.status, answer.body)
     return Result(position, body, failed=answer.status >= 400, usage=answer.usage)
+
+
+def _condemned_line(run: _Run, position: int) -> Result:
+    message = "The engine died twice with nothing but this request in it."
+    claim, custom_id = run.claim, run.requests[position].custom_id
+    line = unanswered_line(claim.batch_id, claim.first_line + position, custom_id, "engine_lost", message)
+    return Result(position, line, failed=True)
 
 
 def _changed_line(claim: ShardClaim, position: int, error: LineError) -> Result:

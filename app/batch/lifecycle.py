@@ -67,6 +67,8 @@ class Lifecycle:
         """Ends overdue batches, expires files, and removes the objects of files that are gone."""
         await self._store.expire_batches()
         await self._store.expire_files()
+        await self._store.forget_idempotency(DAY)
+        await self._store.forget_starts(DAY)
         gone: list[str] = []
         refused: list[ObjectsUnavailable] = []
         for file in await self._store.deleted_files(SWEPT_AT_ONCE):

@@ -84,4 +84,7 @@ async def _forever(step: Step) -> None:
         except BatchyardError as error:
             log.warning("loop goes on after a fault", loop=step.__name__, fault=type(error).__name__, reason=str(error))
             pause = RETRY_SECONDS
+        except Exception:
+            log.exception("loop ends", loop=step.__name__)
+            raise
         await asyncio.sleep(pause)

@@ -11,10 +11,11 @@ from uuid import uuid4
 from app.batch.dispatch import Answer, Dispatcher
 from app.batch.lifecycle import Lifecycle
 from app.batch.loops import run_loops
-from app.errors import EngineLost, StoreUnavailable
+from app.errors import EngineLost, ReplicaGone, StoreUnavailable
 from app.objects import Objects
 from app.settings import Settings
 from app.store import Batch, File, Store, Usage
+from deployments.occupancy import Occupancy
 
 MODEL = "tiny"
 ENDPOINT = "/v1/chat/completions"
@@ -39,11 +40,14 @@ class FakeEngines:
         self.most_in_flight = 0
         self.in_flight = 0
         self.aborted = 0
+        self.deaths = 0
+        self.poison: Callable[[bytes], bool] = lambda body: False
         self.reply: Callable[[bytes], tuple[int, dict[str, Any]]] = lambda body: (200, {"echo": json.loads(body)})
         self.open = asyncio.Event()
         self.open.set()
         self.arrived = asyncio.Event()
         self._killed: dict[str, asyncio.Event] = {}
+        self._occupancy: dict[str, Occupancy] = {}
 
     def replicas(self, model: str) -> dict[str, int]:
         return {name: self.slots for name in sorted(self.alive)}
@@ -54,18 +58,35 @@ class FakeEngines:
     def kill(self, replica: str) -> None:
         self.alive.discard(replica)
         self._killed.setdefault(replica, asyncio.Event()).set()
+        self.deaths += 1
+
+    def restart(self, replica: str) -> None:
+        """A new replica by the name of the one that was killed."""
+        self._killed[replica], self._occupancy[replica] = asyncio.Event(), Occupancy()
+        self.alive.add(replica)
 
     async def run(
-        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes]
+        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
     ) -> AsyncIterator[list[Answer]]:
+        killed = self._killed.setdefault(replica, asyncio.Event())
+        async with self._occupancy.setdefault(replica, Occupancy()).enter(alone=alone):
+            if killed.is_set():
+                raise ReplicaGone("killed before the lines were in it")
+            async for answers in self._run(replica, bodies, killed):
+                yield answers
+
+    async def _run(self, replica: str, bodies: Sequence[bytes], killed: asyncio.Event) -> AsyncIterator[list[Answer]]:
         self.in_flight += len(bodies)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         left = len(bodies)
-        killed = self._killed.setdefault(replica, asyncio.Event())
         try:
             for position, body in enumerate(bodies):
                 self.arrived.set()
                 await self._opened_or(killed)
+                if self.poison(body):
+                    self.kill(replica)
+                    self.restart(replica)
+                    raise EngineLost("killed by a line")
                 self.seen.append(body)
                 status, answer = self.reply(body)
                 left -= 1

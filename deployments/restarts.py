@@ -1,0 +1,123 @@
+"""The brakes on an engine replica's start: Serve starts one again at once and for ever, whatever it died of.
+
+A replica asks the ledger before it loads its model, and waits in its constructor until it may. So the brakes hold for
+all replicas of a model on all nodes, and outlive every process.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from app.errors import StoreUnavailable
+from app.store import Restarts, Store
+
+log = structlog.get_logger()
+
+ASK_SECONDS = 1.0
+"""How often a waiting replica asks: a person who lifts the budget wants to see it start."""
+
+LOOK_SECONDS = 2.0
+"""How old what is shown of restarts may be."""
+
+
+@dataclass(frozen=True)
+class Brakes:
+    """What a replica of `model` has to know to ask. `deploy` names the deployment of which it is one of `replicas`."""
+
+    database_url: str
+    model: str
+    deploy: str
+    replicas: int
+    restarts_per_hour: int
+    start_seconds: float
+
+    @asynccontextmanager
+    async def start(self, replica: str) -> AsyncIterator[None]:
+        """Waits until the replica may start; the block is its start. Why it fails is noted, and it may not hang."""
+        store = await self._open()
+        try:
+            await self._wait(store, replica)
+            watch = threading.Timer(self.start_seconds, self._end_hanging_start, (replica,))
+            watch.daemon = True
+            watch.start()  # a thread: vLLM's start holds up the event loop
+            try:
+                yield
+            except Exception as error:
+                await store.note_failed_start(replica, _sentence(error))
+                raise
+            finally:
+                watch.cancel()
+        finally:
+            store.close()
+
+    async def _open(self) -> Store:
+        """Without the ledger there are no brakes, and nothing to do for the model either: waits until it is there."""
+        while True:
+            try:
+                return await asyncio.to_thread(Store.open, self.database_url, lambda: int(time.time()))
+            except StoreUnavailable as error:
+                log.warning("start waits for the ledger", model=self.model, reason=str(error))
+            await asyncio.sleep(ASK_SECONDS)
+
+    async def _wait(self, store: Store, replica: str) -> None:
+        told = False
+        while (seconds := await self._seconds_to_wait(store, replica)) > 0:
+            if not told:
+                log.warning("start waits", model=self.model, replica=replica, seconds=round(seconds, 1))
+                told = True
+            await asyncio.sleep(min(seconds, ASK_SECONDS))
+
+    async def _seconds_to_wait(self, store: Store, replica: str) -> float:
+        try:
+            answer = await store.ask_to_start(
+                self.model, replica, deploy=self.deploy, planned=self.replicas, budget=self.restarts_per_hour
+            )
+        except StoreUnavailable as error:
+            log.warning("start waits for the ledger", model=self.model, reason=str(error))
+            return ASK_SECONDS
+        return answer.wait_seconds
+
+    def _end_hanging_start(self, replica: str) -> None:
+        reason = f"the start was not through after {self.start_seconds:g} s (start_seconds) and was ended"
+        log.error("start hangs", model=self.model, replica=replica, reason=reason)
+        try:
+            store = Store.open(self.database_url, lambda: int(time.time()))
+            asyncio.run(store.note_failed_start(replica, reason))
+        finally:
+            os._exit(1)  # Ray ends what the process started, and Serve starts another replica
+
+
+class RestartWatch:
+    """What the ledger says of the models' restarts; `restarts` gives the newest without waiting."""
+
+    def __init__(self, store: Store, models: Sequence[str], budget: int) -> None:
+        self._store = store
+        self._budget = budget
+        self._known = dict.fromkeys(models, Restarts())
+
+    def restarts(self, model: str) -> Restarts:
+        return self._known[model]
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                for model in self._known:
+                    self._known[model] = await self._store.restarts(model, self._budget)
+            except StoreUnavailable as error:
+                log.warning("restarts cannot be read", reason=str(error))
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def _sentence(error: BaseException) -> str:
+    """The error at the root: vLLM and Ray wrap it several times."""
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        error = cause
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
