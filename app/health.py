@@ -16,8 +16,13 @@ class ModelHealth:
     last_healthy_seconds_ago: float | None
     """None: it never was since this process started."""
     restarts_last_hour: int
+    """Unplanned starts that count."""
     reason: str | None = None
     """Why replicas are missing, in words, where it is known: no GPU, no model folder, ..."""
+    restart_budget: int = 10
+    """Unplanned starts that an hour may have: `restarts_per_hour`."""
+    restarts_refill_at: float | None = None
+    """Unix seconds; set while the budget is spent: until then nothing starts, unless a person lifts it."""
 
     @property
     def state(self) -> ModelState:

@@ -17,6 +17,7 @@ from app.store import Store
 from app.telemetry import start_telemetry
 from deployments.placement import PlacementDoctor
 from deployments.replicas import ReplicaWatch
+from deployments.restarts import RestartWatch
 
 
 @serve.deployment(name="Gateway")
@@ -32,19 +33,27 @@ class Gateway:
         self._hint: asyncio.Future[Any] | None = None
         self._settings = settings
         self._handles = engines
-        self._doctor = PlacementDoctor(settings, {model: handle.deployment_name for model, handle in engines.items()})
-        self._watch = ReplicaWatch(settings.models, engines, self._doctor.reason)
+        self._store = await asyncio.to_thread(Store.open, settings.database_url, lambda: int(time.time()))
+        doctor = PlacementDoctor(settings, {model: handle.deployment_name for model, handle in engines.items()})
+        restarts = RestartWatch(self._store, list(engines), settings.restarts_per_hour)
+        self._watch = ReplicaWatch(
+            settings.models,
+            engines,
+            restarts=restarts.restarts,
+            budget=settings.restarts_per_hour,
+            reason=doctor.reason,
+        )
         self._tasks = [
             asyncio.create_task(self._watch.run(), name="watch"),
-            asyncio.create_task(self._doctor.run(), name="doctor"),
+            asyncio.create_task(doctor.run(), name="doctor"),
+            asyncio.create_task(restarts.run(), name="restarts"),
         ]
 
     async def __serve_build_asgi_app__(self) -> Any:
-        store = await asyncio.to_thread(Store.open, self._settings.database_url, lambda: int(time.time()))
         objects = Objects(self._settings.objects_url)
         return build_app(
             self._settings,
-            store,
+            self._store,
             objects,
             self._watch,
             RayOnline(self._handles),

@@ -17,6 +17,8 @@ log = structlog.get_logger()
 LOOK_SECONDS = 5.0
 """How often Serve's status is read (13 ms a time)."""
 
+SLOW_START = "that have taken more than"
+
 
 class PlacementDoctor:
     """Looks at the cluster and at Serve's status; `reason` gives the newest finding without waiting."""
@@ -83,6 +85,8 @@ def _shortage(model: ModelSettings, resources: Mapping[str, float]) -> str | Non
 
 def _trouble(status: Any) -> str | None:
     if status is None or status.status.value == "HEALTHY" or not status.message:
+        return None
+    if SLOW_START in status.message:  # no fault: it may wait for our brakes, or its model is large
         return None
     lines = [line.strip() for line in status.message.strip().splitlines() if line.strip()]
     # Serve's first line says what happened, the last is the exception at the bottom of the traceback.

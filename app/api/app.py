@@ -6,6 +6,7 @@ from collections.abc import Callable
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from app.api.admin import Admin
 from app.api.auth import RequireKey
 from app.api.batches import Batches
 from app.api.errors import HANDLERS
@@ -42,6 +43,7 @@ def build_app(
         Batches(settings, store, objects, health, now, batch_created),
         Models(settings, now()),
         Online(settings.limits, health, engines),
+        Admin(settings, store),
         Probes(settings, store, health),
         metrics,
         Description(),

@@ -102,7 +102,7 @@ class Batches:
         batch_id = request.path_params["batch_id"]
         batch = await self._store.cancel_batch(tenant_of(request), batch_id)
         if batch is None:
-            raise _no_batch(batch_id)
+            raise no_batch(batch_id)
         if batch.status in UNCANCELLABLE:
             message = f"Cannot cancel a batch with status '{batch.status}'."
             raise ApiError(409, message, headers=NEVER_RETRY)
@@ -115,7 +115,7 @@ class Batches:
         batch_id = request.path_params["batch_id"]
         batch = await self._store.batch(tenant_of(request), batch_id)
         if batch is None:
-            raise _no_batch(batch_id)
+            raise no_batch(batch_id)
         return batch
 
     async def _earlier(self, tenant: str, key: str | None, digest: str) -> Batch | None:
@@ -200,7 +200,7 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         "object": "batch",
         "endpoint": batch.endpoint,
         "model": batch.model,
-        "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
+        "errors": {"object": "list", "data": errors} if (errors := _errors(batch)) else None,
         "input_file_id": batch.input_file_id,
         "completion_window": batch.completion_window,
         "status": batch.status,
@@ -211,6 +211,16 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         "usage": _usage(batch) if batch.status != "validating" else None,
         "metadata": batch.metadata,
     }
+
+
+def _errors(batch: Batch) -> list[dict[str, Any]] | None:
+    if batch.paused_at is None or batch.status != "in_progress":
+        return batch.errors
+    message = (
+        "The batch is paused: lines of it killed more engines than it is allowed. Cancel it, or have an operator look "
+        "into it and resume it."
+    )
+    return [LineFault("batch_paused", message).as_dict()]
 
 
 def _usage(batch: Batch) -> dict[str, Any]:
@@ -232,5 +242,5 @@ def _fault(file: File | None, batch: Batch) -> LineFault:
     return LineFault("invalid_request", message, "file_id")
 
 
-def _no_batch(batch_id: str) -> ApiError:
+def no_batch(batch_id: str) -> ApiError:
     return ApiError(404, f"No batch found with id '{batch_id}'.", param="id")

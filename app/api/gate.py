@@ -1,5 +1,7 @@
 """The gate: without a healthy replica nothing is taken in for a model, and the refusal says what is known."""
 
+from datetime import UTC, datetime
+
 from app.api.errors import unavailable
 from app.health import ModelHealth
 
@@ -16,13 +18,24 @@ def no_replica(model: ModelHealth) -> str:
 
 
 def _known(model: ModelHealth) -> list[str]:
-    seconds, restarts = model.last_healthy_seconds_ago, model.restarts_last_hour
-    if seconds is None:
-        known = ["not ready since this server started"]
-    else:
-        known = [f"last healthy {seconds:.0f} s ago", "restarting"]
+    seconds = model.last_healthy_seconds_ago
+    known = ["not ready since this server started" if seconds is None else f"last healthy {seconds:.0f} s ago"]
     if model.reason:
-        known[1:] = [model.reason.rstrip(".")]
-    if restarts:
-        known.append(f"{restarts} restart{'s' if restarts > 1 else ''} in the last hour")
+        known.append(model.reason.rstrip("."))
+    elif seconds is not None and model.restarts_refill_at is None:
+        known.append("restarting")
+    if model.restart_budget == 0:
+        known.append("restart_budget_spent: restarts_per_hour is 0, so nothing starts again")
+    elif model.restarts_refill_at is not None:
+        known.append(
+            f"restart_budget_spent: {model.restarts_last_hour} restarts this hour and {model.restart_budget} are "
+            f"allowed, the next may be at {_clock(model.restarts_refill_at)}, or at once after "
+            f"`batchyard restarts reset {model.id}`"
+        )
+    elif model.restarts_last_hour:
+        known.append(f"{model.restarts_last_hour} of {model.restart_budget} restarts this hour")
     return known
+
+
+def _clock(unix_seconds: float) -> str:
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%H:%M:%S UTC")

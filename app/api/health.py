@@ -99,5 +99,8 @@ def _model(model: ModelHealth) -> dict[str, Any]:
         "target": model.target,
         "last_healthy_seconds_ago": round(seconds, 1) if seconds is not None else None,
         "restarts_last_hour": model.restarts_last_hour,
+        "restart_budget": model.restart_budget,
+        "restart_budget_spent": model.restarts_refill_at is not None,
+        "restarts_refill_at": model.restarts_refill_at,
         "reason": model.reason,
     }

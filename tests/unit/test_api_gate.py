@@ -32,11 +32,16 @@ async def post(client: httpx2.AsyncClient, file_id: str) -> httpx2.Response:
         ({"last_healthy_seconds_ago": 37.4}, "last healthy 37 s ago, restarting"),
         (
             {"last_healthy_seconds_ago": 37.4, "restarts_last_hour": 2},
-            "last healthy 37 s ago, restarting, 2 restarts in the last hour",
+            "last healthy 37 s ago, restarting, 2 of 10 restarts this hour",
         ),
         (
-            {"last_healthy_seconds_ago": 3.0, "restarts_last_hour": 1, "reason": "stopped after 10 restarts"},
-            "last healthy 3 s ago, stopped after 10 restarts, 1 restart in the last hour",
+            {"last_healthy_seconds_ago": 3.0, "restarts_last_hour": 1, "reason": "no such folder."},
+            "last healthy 3 s ago, no such folder, 1 of 10 restarts this hour",
+        ),
+        (
+            {"last_healthy_seconds_ago": 3.0, "restarts_last_hour": 10, "restarts_refill_at": 1_700_000_000.0},
+            "last healthy 3 s ago, restart_budget_spent: 10 restarts this hour and 10 are allowed, the next may be at "
+            "22:13:20 UTC, or at once after `batchyard restarts reset good`",
         ),
     ],
 )

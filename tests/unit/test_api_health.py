@@ -78,6 +78,9 @@ async def test_health_tells_all(client: httpx2.AsyncClient, store: Store, health
         "target": 2,
         "last_healthy_seconds_ago": 0.0,
         "restarts_last_hour": 1,
+        "restart_budget": 10,
+        "restart_budget_spent": False,
+        "restarts_refill_at": None,
         "reason": None,
     }
 
