@@ -8,14 +8,16 @@ from uuid import uuid4
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app.alerts import Sentinel
 from app.batch.dispatch import Dispatcher
 from app.batch.lifecycle import Lifecycle
 from app.batch.loops import run_loops
 from app.objects import Objects
 from app.settings import Settings
 from app.store import Store
-from app.telemetry import start_telemetry
+from app.telemetry import alert, start_telemetry
 from deployments.replicas import RayEngines, ReplicaWatch
+from deployments.restarts import RestartWatch
 
 
 @serve.deployment(name="Dispatcher")
@@ -26,12 +28,17 @@ class BatchDispatcher:
         start_telemetry("dispatcher")
         store = await asyncio.to_thread(Store.open, settings.database_url, lambda: int(time.time()))
         objects = Objects(settings.objects_url)
-        watch = ReplicaWatch(settings.models, engines)
+        restarts = RestartWatch(store, list(engines), settings.restarts_per_hour)
+        watch = ReplicaWatch(
+            settings.models, engines, restarts=restarts.restarts, budget=settings.restarts_per_hour, lost=_alert_of_loss
+        )
         owner = f"dispatcher-{uuid4().hex}"
         self._dispatcher = Dispatcher(store, objects, RayEngines(watch, engines), settings, owner)
         self._lifecycle = Lifecycle(store, objects, settings, owner)
         self._tasks = [
             asyncio.create_task(watch.run(), name="watch"),
+            asyncio.create_task(restarts.run(), name="restarts"),
+            asyncio.create_task(Sentinel(store, watch, settings.data).run(), name="sentinel"),
             asyncio.create_task(run_loops(self._dispatcher, self._lifecycle, settings.dispatch), name="loops"),
         ]
 
@@ -51,3 +58,7 @@ class BatchDispatcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._dispatcher.close()
+
+
+def _alert_of_loss(model: str, replica: str, reason: str) -> None:
+    alert("replica_lost", f"A replica of model {model} is lost.", model=model, replica=replica, reason=reason)

@@ -117,6 +117,8 @@ class Server:
         self.close_clients()
         if self.process is None:
             return 0.0
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended by itself; its log ends:\n{self.log.read_text()[-6000:]}")
         started = time.monotonic()
         family = self.processes()
         self.process.send_signal(signal.SIGTERM)
