@@ -1,5 +1,6 @@
 """The command `batchyard`."""
 
+import asyncio
 import json
 import os
 import signal
@@ -28,6 +29,10 @@ FINAL = ("completed", "failed", "expired", "cancelled")
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, help="OpenAI-compatible batch inference on your own GPUs."
 )
+restarts = typer.Typer(no_args_is_help=True, help="The restart budget of a model.")
+batches = typer.Typer(no_args_is_help=True, help="Batches that wait for a person.")
+cli.add_typer(restarts, name="restarts")
+cli.add_typer(batches, name="batches")
 console = Console()
 
 BaseUrl = Annotated[str, typer.Option(envvar="OPENAI_BASE_URL", help="The server's address, with /v1.")]
@@ -44,6 +49,78 @@ def serve() -> None:
     from deployments.local import serve as serve_locally
 
     raise typer.Exit(serve_locally())
+
+
+@cli.command()
+def up() -> None:
+    """Serve in the background, with the log in BATCHYARD_DATA/logs."""
+    from deployments.background import Background
+
+    server = Background.load()
+    server.up()
+    _say(f"Batchyard serves on {server.url} as process {server.pid}. Models load: see /readyz there.")
+    _say(f"Log: {server.log}")
+
+
+@cli.command()
+def down() -> None:
+    """Stop the server of BATCHYARD_DATA, however it was started."""
+    from deployments.background import Background
+
+    server = Background.load()
+    pid = server.down()
+    _say(f"Nothing serves {server.data}." if pid is None else f"Stopped: process {pid} is gone.")
+
+
+@cli.command()
+def status() -> None:
+    """Say whether a server of BATCHYARD_DATA runs (else exit 1), and whether it is ready."""
+    from deployments.background import Background, http_status
+
+    server = Background.load()
+    if (pid := server.pid) is None:
+        _stop(f"Nothing serves {server.data}.")
+    ready = "ready" if http_status(f"{server.url}/readyz") == 200 else f"not ready: {server.url}/health says why"
+    _say(f"Batchyard serves on {server.url} as process {pid}: {ready}.")
+
+
+@restarts.command("reset")
+def reset_restarts(model: str, base_url: BaseUrl = "", api_key: ApiKey = "none") -> None:
+    """Let MODEL start again at once although its restarts of this hour are used up; `cluster`: the local cluster."""
+    if model == "cluster":
+        _reset_cluster_restarts()
+    else:
+        _post(f"/admin/models/{model}/restarts/reset", base_url, api_key)
+    console.print(f"{model} may start again.")
+
+
+def _reset_cluster_restarts() -> None:
+    """In the ledger itself: nobody serves HTTP while the cluster waits."""
+    from app.settings import Settings
+    from app.store import Store
+    from deployments.local import LocalConfig
+
+    settings = Settings.load(LocalConfig.load().args)
+    store = Store.open(settings.database_url, lambda: int(time.time()))
+    try:
+        asyncio.run(store.reset_restarts("cluster"))
+    finally:
+        store.close()
+
+
+@batches.command("resume")
+def resume_batch(batch_id: str, base_url: BaseUrl = "", api_key: ApiKey = "none") -> None:
+    """Let a paused batch go on: one whose lines killed too many engines."""
+    _post(f"/admin/batches/{batch_id}/resume", base_url, api_key)
+    console.print(f"{batch_id} goes on.")
+
+
+def _post(path: str, base_url: str, api_key: str) -> None:
+    root = (base_url or _default_url()).removesuffix("/v1")
+    try:
+        OpenAI(base_url=root, api_key=api_key).post(path, cast_to=object)
+    except APIError as error:
+        _stop(f"The server did not do it: {error}")
 
 
 @cli.command()
@@ -188,6 +265,10 @@ def _show_answers(input_file: Path, output: Path, number: int = 10) -> None:
 
 def _lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def _say(message: str) -> None:
+    console.print(message, highlight=False, soft_wrap=True)
 
 
 def _stop(message: str) -> Any:

@@ -25,7 +25,14 @@ from structlog.typing import EventDict
 from app.errors import SettingsError
 
 AlertKind = Literal[
-    "replica_lost", "hang", "model_down", "restart_budget_spent", "batch_stuck", "batch_paused", "disk_nearly_full"
+    "replica_lost",
+    "hang",
+    "model_down",
+    "restart_budget_spent",
+    "batch_stuck",
+    "batch_paused",
+    "disk_nearly_full",
+    "cluster_lost",
 ]
 """docs/runbook.md says for each what to do."""
 

@@ -1,18 +1,22 @@
 """One local Ray cluster that runs the application of a Serve config: what `batchyard serve` starts.
 
-Two processes. The child starts Ray and the application and waits. The parent waits for signals and for the child, and
-in the end leaves no process behind: as a child subreaper it inherits whatever its descendants orphan. If the parent is
-killed, a pipe to the child breaks, and the child ends everything in its place.
+Two processes. The child starts Ray and the application and waits. The parent waits for signals and for the child. When
+the child ends, for whatever reason, the parent leaves no process behind: as a child subreaper it inherits whatever its
+descendants orphan. Then it starts the cluster again, within brakes. If the parent is killed, a socket to the child
+breaks, and the child ends everything in its place.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import importlib
 import ipaddress
 import os
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -22,7 +26,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import structlog
@@ -30,6 +34,8 @@ import yaml
 
 from app.errors import SettingsError
 from app.settings import Settings
+from app.telemetry import alert, start_telemetry
+from deployments.restarts import ClusterBrake, ledger_asker
 
 log = structlog.get_logger()
 
@@ -40,6 +46,15 @@ STOP_CHILD = signal.SIGUSR1
 """Not SIGTERM: in a process that is connected to Ray, Ray's handler of it aborts three seconds later."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, STOP_CHILD)
+
+AWAITED_SIGNALS = (signal.SIGCHLD, *STOP_SIGNALS)
+"""The parent blocks them for good and takes them where it waits: none can interrupt it while it cleans up."""
+
+PILLARS = ("gcs_server", "raylet")
+"""Ray's processes that a cluster does not outlive and that nothing starts again."""
+
+LOCK_FILE = "serve.lock"
+FLOCK = "hhqqi4x"  # struct flock on 64 bits: l_type, l_whence, l_start, l_len, l_pid
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -103,32 +118,110 @@ class LocalConfig:
 
 
 def serve() -> int:
-    """Runs until SIGINT, SIGTERM or the end of the cluster; returns the exit code. Raises SettingsError."""
+    """Runs until SIGINT or SIGTERM, and starts the cluster again when it is lost; returns the exit code.
+
+    A cluster that never was up is not started again. Raises SettingsError.
+    """
     config = LocalConfig.load()
     settings = Settings.load(config.args)
+    start_telemetry("server")
     _refuse_open_door(config, settings)
-    refuse_taken_port(config)
-    _adopt_orphans()
-    scratch = tempfile.mkdtemp(prefix="batchyard-")  # short: Ray's sockets lie in it, 107 characters at most
+    with lock_folder(settings.data) as lock:
+        refuse_taken_port(config)
+        print(config.url, end="", file=lock, flush=True)  # for whoever wants to know where we are
+        _adopt_orphans()
+        signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED_SIGNALS)
+        brake = ClusterBrake(ledger_asker(settings), rest)
+        was_up = False
+        while True:
+            end = _run_child(settings)
+            was_up = was_up or end.was_up
+            if end.code is None:
+                return 0
+            if not was_up:
+                log.error("the Ray cluster did not start; what is above says why", code=end.code)
+                return end.code or 1
+            alert("cluster_lost", "The local Ray cluster is lost; it starts again, within brakes.", code=end.code)
+            if not brake.release():
+                return 0
+
+
+def lock_folder(data: Path) -> TextIO:
+    """Locks the data folder for as long as the file is open: until this process ends, however it ends.
+
+    Raises SettingsError if another process has it.
+    """
+    path = data / LOCK_FILE
     try:
-        _on_stop_signals(_stop)  # before the child is there: no signal may leave it alone
-        code = _outlive(_start_child(scratch, settings))
-        log.error("the Ray cluster ended by itself", code=code)
-        return code or 1
-    except SystemExit:
-        print("Stopping.", flush=True)
-        _stop_children()
-        return 0
-    finally:
-        _on_stop_signals(signal.SIG_IGN)
-        _leave_nothing(scratch)
+        data.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+    except BlockingIOError as error:
+        raise AlreadyServed(data, server_pid(data)) from error
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be written: {error.strerror}. Set BATCHYARD_DATA to a folder that can be"
+        ) from error
+    return file
 
 
-def _start_child(scratch: str, settings: Settings) -> subprocess.Popen[bytes]:
-    lifeline, _ = os.pipe()  # the other end stays open in this process alone, until it ends, however it ends
+class AlreadyServed(SettingsError):
+    def __init__(self, data: Path, pid: int | None) -> None:
+        super().__init__(
+            f"Batchyard serves {data} already{f', as process {pid}' if pid else ''}. "
+            "Stop that first (`batchyard down`), or set BATCHYARD_DATA to another folder"
+        )
+
+
+def server_pid(data: Path) -> int | None:
+    """Who has the data folder's lock, as the kernel knows: no file can be out of date.
+
+    Below 1: a process of another container or machine.
+    """
+    try:
+        with (data / LOCK_FILE).open() as file:
+            question = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            state, *_, pid = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, question))
+    except FileNotFoundError:
+        return None
+    return None if state == fcntl.F_UNLCK else int(pid)
+
+
+def rest(seconds: float) -> bool:
+    """Waits for so long; whether a signal says stop."""
+    return signal.sigtimedwait(STOP_SIGNALS, seconds) is not None
+
+
+@dataclass(frozen=True)
+class End:
+    """Of a child: its exit code, or None if a signal said stop; and whether its cluster ever was up."""
+
+    code: int | None
+    was_up: bool
+
+
+def _run_child(settings: Settings) -> End:
+    """The life of one cluster, after which nothing is left of it."""
+    scratch = tempfile.mkdtemp(prefix="batchyard-")  # short: Ray's sockets lie in it, 107 characters at most
+    lifeline, stdin = socket.socketpair()  # this end is open in this process alone, until it ends, however it ends
+    with lifeline:
+        try:
+            with stdin:
+                child = _start_child(scratch, stdin, settings)
+            code = _outlive(child)
+            if code is None:
+                print("Stopping.", flush=True)
+                _stop_children()
+        finally:
+            _leave_nothing(scratch)
+        return End(code, was_up=bool(lifeline.recv(1)))
+
+
+def _start_child(scratch: str, stdin: socket.socket, settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "deployments.local", scratch],
-        stdin=lifeline,
+        stdin=stdin.fileno(),
         env={
             **ENVIRONMENT,
             "VLLM_RPC_BASE_PATH": scratch,  # vLLM's sockets, which it leaves behind when it is killed
@@ -136,25 +229,23 @@ def _start_child(scratch: str, settings: Settings) -> subprocess.Popen[bytes]:
             "BATCHYARD_DATA": str(settings.data),
         },
         start_new_session=True,  # Ctrl-C is for us: the child is told by STOP_CHILD
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED_SIGNALS),  # we have no threads here
     )
 
 
-def _on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    for number in STOP_SIGNALS:
-        signal.signal(number, handler)
+def _outlive(child: subprocess.Popen[bytes]) -> int | None:
+    """Waits for the child's end: its exit code; or for a signal that says stop: None.
 
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    _on_stop_signals(signal.SIG_IGN)  # one is enough: a second must not interrupt the end
-    raise SystemExit(0)
-
-
-def _outlive(child: subprocess.Popen[bytes]) -> int:
-    """Waits for the child; meanwhile reaps the adopted orphans, which would stay zombies for as long as we run."""
+    Meanwhile reaps the adopted orphans, which would stay zombies for as long as we run.
+    """
     while child.returncode is None:
-        pid, status = os.wait()
-        if pid == child.pid:
-            child.returncode = os.waitstatus_to_exitcode(status)
+        if signal.sigwait(AWAITED_SIGNALS) in STOP_SIGNALS:
+            return None
+        pid = -1
+        while pid != 0 and child.returncode is None:  # one SIGCHLD may stand for many ends
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == child.pid:
+                child.returncode = os.waitstatus_to_exitcode(status)
     return child.returncode
 
 
@@ -209,6 +300,7 @@ def refuse_taken_port(config: LocalConfig) -> None:
 
 def run_child(scratch: str) -> None:
     """The child's whole life."""
+    start_telemetry("cluster")
     try:
         _on_stop_signals(_stop)
         threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
@@ -217,8 +309,19 @@ def run_child(scratch: str) -> None:
         _leave_nothing(scratch)
 
 
+def _on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    _on_stop_signals(signal.SIG_IGN)  # one is enough: a second must not interrupt the end
+    raise SystemExit(0)
+
+
 def _end_with_parent(scratch: str) -> None:
-    os.read(0, 1)  # the parent writes nothing: this returns when it is gone
+    with contextlib.suppress(ConnectionResetError):  # it had not read what we wrote
+        os.read(0, 1)  # the parent writes nothing: this returns when it is gone
     _adopt_orphans()
     os.kill(os.getpid(), STOP_CHILD)
     time.sleep(GRACE_SECONDS)  # the main thread ends the process meanwhile, unless Ray holds it up
@@ -227,7 +330,7 @@ def _end_with_parent(scratch: str) -> None:
 
 
 def run_cluster(scratch: str) -> None:
-    """Ray, the application, and then waiting for a signal."""
+    """Ray, the application, and then waiting for a signal, or for the end of the cluster."""
     import ray
     from ray import serve
 
@@ -238,6 +341,7 @@ def run_cluster(scratch: str) -> None:
     # The application's imports (vLLM: 10 s) go on while Ray's own processes start.
     loading = threading.Thread(target=config.application)
     loading.start()
+    stopping = threading.Event()
     try:
         ray.init(
             address="local",
@@ -247,6 +351,7 @@ def run_cluster(scratch: str) -> None:
             namespace="serve",
             _temp_dir=scratch,
         )
+        threading.Thread(target=_end_with_cluster, args=(_watched_pillars(), stopping, scratch), daemon=True).start()
         serve.start(
             proxy_location="HeadOnly",
             http_options={
@@ -257,6 +362,7 @@ def run_cluster(scratch: str) -> None:
         )
         loading.join()
         application = config.application()(config.args)
+        os.write(0, b"\0")  # tells the parent that the cluster is up
         print(f"Batchyard serves on {config.url}. Models load: see {config.url}/readyz", flush=True)
         try:
             serve.run(application, name="batchyard", route_prefix="/", logging_config={"enable_access_log": False})
@@ -267,7 +373,28 @@ def run_cluster(scratch: str) -> None:
     finally:
         # Without serve.shutdown: it takes down one deployment after the other, over 15 s, and what counts is durable.
         # But before Ray's processes are killed: a connected driver, this process, ends at once when its raylet does.
+        stopping.set()
         ray.shutdown()
+
+
+def _watched_pillars() -> dict[int, str]:
+    """A descriptor each, which can be read when the process ends, and its name."""
+    pillars = {os.pidfd_open(each.pid): each.name() for each in psutil.Process().children() if each.name() in PILLARS}
+    if len(pillars) < len(PILLARS):
+        raise RuntimeError(f"Ray started without {' or '.join({*PILLARS} - {*pillars.values()})}, hence no cluster")
+    return pillars
+
+
+def _end_with_cluster(pillars: dict[int, str], stopping: threading.Event, scratch: str) -> None:
+    """Ends this process as soon as a pillar does. Ray may wait a minute for one to come back, and none would."""
+    ends = select.poll()
+    for descriptor in pillars:
+        ends.register(descriptor, select.POLLIN)
+    ended = [pillars[descriptor] for descriptor, _ in ends.poll()]
+    if not stopping.is_set():
+        log.error("the Ray cluster is lost: a process that it needs ended", ended=ended)
+        _leave_nothing(scratch)
+        os._exit(1)
 
 
 def _free_port() -> int:

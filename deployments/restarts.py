@@ -1,4 +1,4 @@
-"""The brakes on an engine replica's start: Serve starts one again at once and for ever, whatever it died of.
+"""The brakes on starts: of engine replicas, which Serve starts again at once and for ever, and of the local cluster.
 
 A replica asks the ledger before it loads its model, and waits in its constructor until it may. So the brakes hold for
 all replicas of a model on all nodes, and outlive every process.
@@ -8,19 +8,23 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import uuid4
 
 import structlog
 
 from app.errors import StoreUnavailable
-from app.store import Restarts, Store
+from app.settings import Settings
+from app.store import Restarts, StartAnswer, Store
+from app.store.starts import LONGEST_PAUSE_SECONDS
 
 log = structlog.get_logger()
 
 ASK_SECONDS = 1.0
-"""How often a waiting replica asks: a person who lifts the budget wants to see it start."""
+"""How often who waits asks: a person who lifts the budget wants to see it start."""
 
 LOOK_SECONDS = 2.0
 """How old what is shown of restarts may be."""
@@ -91,6 +95,59 @@ class Brakes:
             asyncio.run(store.note_failed_start(replica, reason))
         finally:
             os._exit(1)  # Ray ends what the process started, and Serve starts another replica
+
+
+@dataclass
+class ClusterBrake:
+    """Holds a lost cluster back before it starts again. `rest` waits for some seconds, unless a signal says stop."""
+
+    ask: Callable[[str], StartAnswer]
+    rest: Callable[[float], bool]
+    blind: int = field(default=0, init=False)  # questions in a row that the ledger did not answer
+
+    def release(self) -> bool:
+        """Returns when the cluster may start: True; or when a signal says stop: False."""
+        starter = uuid4().hex
+        spent = False
+        while True:
+            try:
+                answer = self.ask(starter)
+            except Exception as error:  # noqa: BLE001  # whatever ails the ledger, the cluster must come back
+                seconds = min(LONGEST_PAUSE_SECONDS, 2.0 ** (self.blind - 1)) if self.blind else 0.0
+                self.blind += 1
+                log.error("the ledger cannot be asked whether to start again", waits=seconds, reason=str(error))
+                if self.rest(seconds):
+                    return False
+                if spent:
+                    continue
+                return True
+            self.blind = 0
+            if answer.wait_seconds <= 0:
+                return True
+            if answer.refills_at is not None and not spent:
+                log.error(
+                    "the Ray cluster was lost more often within an hour than restarts_per_hour allows: it stays down",
+                    until=datetime.fromtimestamp(answer.refills_at).astimezone().isoformat(timespec="seconds"),
+                    to_start_it_now="batchyard restarts reset cluster",
+                )
+                spent = True
+            if self.rest(min(answer.wait_seconds, ASK_SECONDS)):
+                return False
+
+
+def ledger_asker(settings: Settings) -> Callable[[str], StartAnswer]:
+    deploy = uuid4().hex
+
+    async def ask(starter: str) -> StartAnswer:
+        store = Store.open(settings.database_url, lambda: int(time.time()))
+        try:
+            return await store.ask_to_start(
+                "cluster", starter, deploy=deploy, planned=0, budget=settings.restarts_per_hour
+            )
+        finally:
+            store.close()
+
+    return lambda starter: asyncio.run(ask(starter))
 
 
 class RestartWatch:
