@@ -6,6 +6,9 @@ BATCHYARD_CONFIG ?= local.yaml
 TESTS ?= tests
 # Such as BENCH_ARGS="--lines 400 --repeats 1".
 BENCH_ARGS ?=
+# Such as CHAOS_ARGS="--only kill-engine power"; --list names the rows.
+CHAOS_ARGS ?=
+MINUTES ?= 60
 # Where PyTorch's CPU wheel comes from if pip's own sources lack it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # For `make lock`: uv itself, and more of its options, such as LOCK_FLAGS=--upgrade.
@@ -35,7 +38,7 @@ MODELS_examples/two-models.yaml := models/SmolLM2-135M-Instruct models/all-MiniL
 .DELETE_ON_ERROR:
 # Two pips must not write into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help install models demo serve test lint bench chaos lock clean
+.PHONY: help install models demo serve test lint bench chaos soak lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -61,8 +64,11 @@ lint: $(APP) $(DEV) ## ruff and mypy
 bench: $(APP) models/tiny ## compare lines per second with `vllm run-batch`
 	@exec $(BIN)/python -m benchmarks.run_batch $(BENCH_ARGS)
 
-chaos: ## kill everything and count the lines
-	@echo "The chaos suite is not written yet: it comes with issue 4." >&2; exit 1
+chaos: $(APP) models/tiny ## kill everything and count the lines (CHAOS_ARGS="--only kill-engine" for a part)
+	@exec $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+soak: $(APP) models/tiny ## an hour under load with a kill each 5 minutes (MINUTES=60)
+	@exec $(BIN)/python -m tests.chaos.soak --minutes $(MINUTES)
 
 lock: ## write requirements/*.txt anew from *.in (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: pip install uv, or make lock UV=/path/to/uv" >&2; exit 1; }

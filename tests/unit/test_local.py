@@ -184,8 +184,8 @@ def test_a_cluster_that_is_lost_starts_again_and_leaves_nothing(start_serve: Sta
         psutil.Process(serve.process.pid).children()[0].kill()
     else:
         serve.kill(name)
-        serve.until_logged(f"process=['{name}']")
         serve.until_logged(f'"ended": ["{name}"]')
+    family = serve.until_ready(times=2)
     assert not set(lost) & set(family)
     assert not [each for each in lost if each.is_running()]
     assert len(list(serve.scratch.iterdir())) == 1
