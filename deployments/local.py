@@ -67,6 +67,8 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     # Processes that a worker started end with it.
     "RAY_process_group_cleanup_enabled": "1",
+    # A dead proxy is replaced after three failed looks; at Ray's 10 s between them nobody answers for half a minute.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",

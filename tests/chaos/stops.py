@@ -1,0 +1,64 @@
+"""SIGSTOP: what hangs instead of dying."""
+
+import contextlib
+from pathlib import Path
+
+import psutil
+import yaml
+
+from tests.chaos.report import Row
+from tests.chaos.yard import Scenario, Yards, await_gone, lasting, strike_in_batch
+from tests.commands import ROOT
+
+HANG_DETECTED_SECONDS = 40
+HANG_READY_SECONDS = 90
+STOPPED_SECONDS = 25
+"""Longer than a lease, shorter than the 30 s after which Serve kills what does not answer its health check."""
+
+
+def core(yards: Yards) -> Row:
+    """Serve replaces the replica, and the stopped core goes with it."""
+    server = yards.running()
+    [stopped] = server.part("core")
+    row = strike_in_batch(server, stopped.suspend)
+    detected = row.detected is not None and row.detected < HANG_DETECTED_SECONDS
+    row.promise(detected, f"the gate did not close within {HANG_DETECTED_SECONDS} s")
+    row.promise(row.ready is not None and row.ready < HANG_READY_SECONDS, f"not ready within {HANG_READY_SECONDS} s")
+    row.promise(await_gone([stopped], 0), "the stopped core was left behind")
+    return row
+
+
+def dispatcher(yards: Yards) -> Row:
+    """Nobody else is there: its work waits until it wakes up or Serve replaces it."""
+    server = yards.running()
+    return strike_in_batch(server, lambda: _stop_for_a_while(server.part("dispatcher")[0]))
+
+
+def dispatcher_of_two(yards: Yards) -> Row:
+    """The other takes its shards when the lease has run out. Woken up, it has results of claims that it lost."""
+    server = yards.running(BATCHYARD_CONFIG=str(_two_dispatchers(yards.folder)))
+    row = strike_in_batch(server, lambda: _stop_for_a_while(server.part("dispatcher")[0]))
+    row.promise(bool(row.twice), "the other did not take its shards")
+    return row
+
+
+def _stop_for_a_while(process: psutil.Process) -> None:
+    with lasting(STOPPED_SECONDS):
+        process.suspend()
+    with contextlib.suppress(psutil.NoSuchProcess):  # replaced meanwhile
+        process.resume()
+
+
+def _two_dispatchers(folder: Path) -> Path:
+    config = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())
+    config["applications"][0]["args"]["dispatch"] = {"dispatchers": 2}
+    path = folder / "two-dispatchers.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+SCENARIOS = (
+    Scenario("stop-core", "SIGSTOP of vLLM's core", core),
+    Scenario("stop-dispatcher", f"SIGSTOP of the dispatcher for {STOPPED_SECONDS} s, then SIGCONT", dispatcher),
+    Scenario("stop-dispatcher-1-of-2", "the same with one of two dispatchers", dispatcher_of_two),
+)

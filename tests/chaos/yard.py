@@ -1,0 +1,407 @@
+"""The server under fire, what is watched of it meanwhile, and the judgement of its lines."""
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil
+from openai import APIError
+from openai.types import Batch
+
+from tests.acceptance.lines import chats, results
+from tests.acceptance.server import FINAL, Server
+from tests.acceptance.server import _title as title_of
+from tests.chaos.report import Row, together
+
+LINES = 1000
+TOKENS = 16
+STRIKE_AT = 100
+"""Lines done when the fault comes: the engine is full and the end far away."""
+
+FINISH_SECONDS = 420
+LOOK_SECONDS = 0.1
+SETTLE_LOOKS = 3
+LOAD_SECONDS = 1.0
+BATCHES_AT_ONCE = 2
+
+# How each part shows in the process list.
+PARTS: dict[str, Callable[[str], bool]] = {
+    "engine": lambda title: title.startswith("ray::ServeReplica:batchyard:Engine"),
+    "core": lambda title: title.startswith("VLLM::EngineCore"),
+    "dispatcher": lambda title: title.startswith("ray::ServeReplica:batchyard:Dispatcher"),
+    "gateway": lambda title: title.startswith("ray::ServeReplica:batchyard:Gateway"),
+    "controller": lambda title: title.startswith("ray::ServeController"),
+    "proxy": lambda title: title.startswith("ray::ProxyActor"),
+    "raylet": lambda title: title.partition(" ")[0].endswith("/raylet/raylet"),
+    "gcs": lambda title: title.partition(" ")[0].endswith("/gcs/gcs_server"),
+}
+
+
+class ChaosServer(Server):
+    """A server whose clients put up with faults. Its restart budget is out of the way: the faults here are ours."""
+
+    def __init__(self, data: Path, **environment: str) -> None:
+        super().__init__(data, **{"BATCHYARD_RESTARTS_PER_HOUR": "1000", **environment})
+
+    def part(self, name: str) -> list[psutil.Process]:
+        """The processes of a part, in the order of their pids."""
+        return sorted((each for each in self.processes() if PARTS[name](title_of(each))), key=lambda each: each.pid)
+
+    def await_whole(self, seconds: float = 240) -> None:
+        """Every replica is healthy and every part runs."""
+        self.until(self._whole, seconds)
+
+    def _whole(self) -> bool:
+        try:
+            if self.health().get("status") != "healthy":
+                return False
+            titles = [title_of(each) for each in self.processes()]
+        except (httpx.HTTPError, ValueError):
+            return False
+        return all(any(is_part(title) for title in titles) for is_part in PARTS.values())
+
+    def follow(self, batch_id: str, done: Callable[[Batch], bool], seconds: float = 120) -> Batch:
+        found: list[Batch] = []
+
+        def reached() -> bool:
+            with contextlib.suppress(APIError):
+                found[:] = [self.client.batches.retrieve(batch_id, timeout=5)]
+            return bool(found) and done(found[0])
+
+        self.until(reached, seconds)
+        return found[0]
+
+    def finished(self, batch_id: str, seconds: float = FINISH_SECONDS) -> Batch:
+        return self.follow(batch_id, lambda batch: batch.status in FINAL, seconds)
+
+    def kill_everything(self, aimed_at: Sequence[psutil.Process] = ()) -> None:
+        """As one blow: they stop before they die, so that nobody acts on the death of another or starts somebody new.
+
+        `aimed_at`: its processes as of before. To list them takes longer than some moments last.
+        """
+        assert self.process is not None
+        scratch = _scratch(psutil.Process(self.process.pid))
+        end(self.process, aimed_at)
+        self.process = None
+        self.close_clients()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def end(parent: subprocess.Popen[bytes], aimed_at: Sequence[psutil.Process] = ()) -> None:
+    """kill -9 of a process and all its descendants, as one blow."""
+    root = psutil.Process(parent.pid)
+    doomed: list[psutil.Process] = []
+    new = [root, *aimed_at]
+    while new:
+        for process in new:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        doomed += new
+        new = [each for each in [root, *root.children(recursive=True)] if each not in doomed]
+    for process in doomed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    parent.wait()
+    psutil.wait_procs(doomed, timeout=30)
+
+
+def _scratch(root: psutil.Process) -> str | None:
+    """The folder of Ray's sockets and logs, which whoever is killed leaves behind."""
+    for child in root.children():
+        if "deployments.local" in (words := child.cmdline()):
+            return words[-1]
+    return None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A row to be: `run` strikes and says what happened. The others' rows (`peer`) have a table of their own."""
+
+    name: str
+    fault: str
+    run: "Callable[[Yards], Row]"
+    peer: bool = False
+
+
+class Yards:
+    """One server at a time: a start costs half a minute, and two would share the cores."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._server: ChaosServer | None = None
+        self._environment: dict[str, str] | None = None
+
+    def running(self, **environment: str) -> ChaosServer:
+        """A whole server with this environment: the one that runs, or a new one with a folder of its own."""
+        if self._server is None or self._environment != environment:
+            server = self.unstarted(**environment)
+            server.start()
+            self._environment = environment
+        assert self._server is not None
+        self._server.await_whole()
+        return self._server
+
+    def unstarted(self, data: Path | None = None, **environment: str) -> ChaosServer:
+        """For rows that start and kill it themselves."""
+        self.close()
+        self._server = ChaosServer(data or Path(tempfile.mkdtemp(dir=self.folder)) / "data", **environment)
+        return self._server
+
+    def close(self) -> None:
+        """Ends the server: after this row, or because it is no longer what a row expects."""
+        server, self._server, self._environment = self._server, None, None
+        if server is not None and server.process is not None:
+            server.kill_everything()
+
+
+class Prober(threading.Thread):
+    """Asks a server the same thing again and again, and notes when it answered what."""
+
+    def __init__(
+        self, url: str, ask: Callable[[httpx.Client], str], good: Collection[str], seconds: float, patience: float
+    ) -> None:
+        super().__init__(daemon=True)
+        self._http = httpx.Client(base_url=url, timeout=patience)
+        self._ask, self._good, self._seconds = ask, good, seconds
+        self._over = threading.Event()
+        self.answers: list[tuple[float, str]] = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        while len(self.answers) < SETTLE_LOOKS:
+            self._over.wait(self._seconds)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join(60)
+        self._http.close()
+
+    def run(self) -> None:
+        while not self._over.wait(self._seconds):
+            try:
+                answer = self._ask(self._http)
+            except httpx.HTTPError as error:
+                answer = f"no answer ({type(error).__name__})"
+            self.answers.append((time.monotonic(), answer))
+
+    def first(self, after: float, *, unlike: str) -> float | None:
+        """Seconds from `after` to the first answer that is not this one."""
+        return next((at - after for at, answer in self.answers if at > after and answer != unlike), None)
+
+    def good_again(self, after: float) -> float | None:
+        """Seconds from `after` to the answer from which on all were good; None when none was bad."""
+        bad = [at for at, answer in self.answers if at > after and answer not in self._good]
+        return next((at - after for at, _ in self.answers if bad and at > bad[-1]), None)
+
+    def bad(self, after: float) -> set[str]:
+        return {answer for at, answer in self.answers if at > after} - set(self._good)
+
+    def times_bad(self, after: float) -> int:
+        """How often good answers turned into bad ones."""
+        good = [True, *(answer in self._good for at, answer in self.answers if at > after)]
+        return sum(before and not now for before, now in pairwise(good))
+
+    def share_good(self) -> float:
+        """The share of time: each answer stands for the seconds since the one before."""
+        spans = [(at - before, answer in self._good) for (before, _), (at, answer) in pairwise(self.answers)]
+        return sum(seconds for seconds, good in spans if good) / sum(seconds for seconds, _ in spans)
+
+
+def health_prober(server: Server) -> Prober:
+    """/health says healthy, degraded or unhealthy; of the first two a batch is accepted."""
+
+    def ask(http: httpx.Client) -> str:
+        answer = http.get("/health")
+        try:
+            return str(answer.json()["status"])
+        except (ValueError, KeyError):
+            return f"HTTP {answer.status_code}"
+
+    return Prober(server.url, ask, ("healthy", "degraded"), LOOK_SECONDS, patience=2)
+
+
+class Ledger:
+    """What the database of a server says, read from outside, also when the server is dead."""
+
+    def __init__(self, data: Path) -> None:
+        self._path = data / "batchyard.db"
+
+    def ask(self, query: str, *parameters: Any) -> list[Any]:
+        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=2)) as connection:
+            return connection.execute(query, parameters).fetchall()
+
+    def status(self, batch_id: str) -> str:
+        return str(self.ask("SELECT status FROM batches WHERE id = ?", batch_id)[0][0])
+
+    def in_flight(self) -> int:
+        """Lines that an engine was sent and that have no durable answer."""
+        running = self.ask("SELECT batch_id, \"index\", count FROM shards WHERE state = 'running'")
+        return sum(count - len(self._recorded(batch_id, shard)) for batch_id, shard, count in running)
+
+    def sent_again(self) -> dict[tuple[str, int, int], int]:
+        """For each claim of a shard after its first: the lines that it found without an answer."""
+        again = self.ask('SELECT batch_id, "index", count, epoch FROM shards WHERE epoch > 1')
+        return {
+            (batch_id, shard, later): count - len(self._recorded(batch_id, shard, before=later))
+            for batch_id, shard, count, epoch in again
+            for later in range(2, epoch + 1)
+        }
+
+    def recorded(self) -> int:
+        return int(self.ask("SELECT coalesce(sum(json_array_length(lines)), 0) FROM segments")[0][0])
+
+    def _recorded(self, batch_id: str, shard: int, before: int = 1 << 30) -> set[int]:
+        query = "SELECT lines FROM segments WHERE batch_id = ? AND shard = ? AND epoch < ?"
+        return {line for (lines,) in self.ask(query, batch_id, shard, before) for line in json.loads(lines)}
+
+
+class LedgerWatch(threading.Thread):
+    """Reads the ledger while a batch runs: its rows of shards and segments go when the batch ends."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(daemon=True)
+        self._ledger = ledger
+        self._over = threading.Event()
+        self._sent_again: dict[tuple[str, int, int], int] = {}
+        self._growth: list[float] = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join(60)
+
+    def run(self) -> None:
+        last = -1
+        while not self._over.wait(LOOK_SECONDS):
+            with contextlib.suppress(sqlite3.Error):  # a fault of the disk is a fault for us as well
+                self._sent_again |= self._ledger.sent_again()
+                recorded = self._ledger.recorded()
+                if recorded != last:
+                    self._growth.append(time.monotonic())
+                    last = recorded
+
+    @property
+    def twice(self) -> int:
+        """Lines that were sent to an engine once more: the most that can have run twice."""
+        return sum(self._sent_again.values())
+
+    def longest_pause(self, after: float) -> float | None:
+        """The longest time without a new durable answer, from the fault on."""
+        moments = [after, *(at for at in self._growth if at > after)]
+        return max((later - earlier for earlier, later in pairwise(moments)), default=None)
+
+
+def custom_ids(lines: int) -> list[str]:
+    return [f"line-{number}" for number in range(lines)]
+
+
+def judge(server: Server, batch: Batch, expected: Sequence[str], may_fail: Collection[str] = ()) -> Row:
+    """Counts what must be zero. Lines in `may_fail` belong into the error file."""
+    row = Row()
+    output = [line["custom_id"] for line in results(server, batch.output_file_id)]
+    errors = [line["custom_id"] for line in results(server, batch.error_file_id)]
+    seen = Counter(output + errors)
+    row.lost = len(set(expected) - set(seen))
+    row.doubled = sum(number - 1 for number in seen.values())
+    row.wrongly_failed = len(set(errors) - set(may_fail))
+    order = {custom_id: position for position, custom_id in enumerate(expected)}
+    row.promise(set(seen) <= set(order), "lines that nobody sent")
+    in_order = all(ids == sorted(ids, key=lambda each: order.get(each, -1)) for ids in (output, errors))
+    row.promise(in_order, "out of order")
+    counts = batch.request_counts
+    row.promise(counts is not None and (counts.completed, counts.failed) == (len(output), len(errors)), "wrong counts")
+    row.promise(batch.status == "completed", f"the batch ended as {batch.status}")
+    return row
+
+
+def start_batch(server: ChaosServer, lines: int = LINES, strike_at: int = STRIKE_AT, **body: Any) -> Batch:
+    """A batch of which so many lines are done."""
+    batch = server.create(chats(lines, **{"max_tokens": TOKENS, "ignore_eos": True, **body}))
+    return server.follow(
+        batch.id, lambda each: bool(each.request_counts and each.request_counts.completed >= strike_at)
+    )
+
+
+def strike_in_batch(
+    server: ChaosServer,
+    strike: Callable[[], object],
+    probe: Callable[[Server], Prober] = health_prober,
+    refusals: Collection[str] = (),
+) -> Row:
+    """The row of a fault in the middle of a batch; `strike` returns when the fault is over, if it ever is.
+
+    `refusals`: the only answers that a prober may get besides the good ones; none: any.
+    """
+    ledger = Ledger(server.data)
+    batch = start_batch(server)
+    with probe(server) as prober, LedgerWatch(ledger) as watch:
+        in_flight = ledger.in_flight()
+        struck = time.monotonic()
+        strike()
+        finished = server.finished(batch.id)
+        server.await_whole()
+    row = judge(server, finished, custom_ids(LINES))
+    row.in_flight, row.twice = in_flight, watch.twice
+    row.detected, row.ready = prober.first(struck, unlike=prober.answers[0][1]), prober.good_again(struck)
+    row.pause = watch.longest_pause(struck)
+    strange = prober.bad(struck) - set(refusals)
+    row.promise(not refusals or not strange, f"the prober was answered {sorted(strange)}")
+    return row
+
+
+def await_gone(processes: Sequence[psutil.Process], seconds: float) -> bool:
+    _, left = psutil.wait_procs(processes, timeout=seconds)
+    return not left
+
+
+def under_load(server: ChaosServer, seconds: float, period: float, strike: Callable[[], object]) -> tuple[Row, Prober]:
+    """Batches all the while, a strike each `period`. Its row counts the lines of all of them."""
+    data = chats(LINES, max_tokens=TOKENS, ignore_eos=True)
+    batches: dict[str, bool] = {}
+    started = time.monotonic()
+    next_strike = started + period
+    with health_prober(server) as prober, LedgerWatch(Ledger(server.data)) as watch:
+        while (now := time.monotonic()) < started + seconds:
+            if now >= next_strike:
+                strike()
+                next_strike += period
+            with contextlib.suppress(APIError):  # what was struck is not back yet
+                running = [each for each, over in batches.items() if not over]
+                for each in running:
+                    batches[each] = server.client.batches.retrieve(each, timeout=5).status in FINAL
+                if len(running) < BATCHES_AT_ONCE:
+                    batches[server.create(data).id] = False
+            time.sleep(LOAD_SECONDS)
+        finished = [server.finished(each) for each in batches]
+        server.await_whole()
+    row = together([judge(server, each, custom_ids(LINES)) for each in finished])
+    row.twice = watch.twice
+    row.note = f"{len(batches)} batches of {LINES} lines; accepting {prober.share_good():.2%} of the time"
+    return row, prober
+
+
+@contextlib.contextmanager
+def lasting(seconds: float) -> Iterator[None]:
+    """What the block does lasts so long: the fault is a span of time."""
+    until = time.monotonic() + seconds
+    yield
+    time.sleep(max(0.0, until - time.monotonic()))
