@@ -1,5 +1,6 @@
 """Brings a database to the newest schema; safe when several processes start at once."""
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -16,4 +17,5 @@ def config(connection: Connection) -> Config:
 
 def upgrade(connection: Connection) -> None:
     """Runs the missing migrations in the caller's transaction, which holds the database's write lock."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # ten lines at each start of each process, for nothing new
     command.upgrade(config(connection), "head")

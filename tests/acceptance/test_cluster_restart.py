@@ -41,7 +41,7 @@ def lose(server: Server, name: str) -> None:
     lost = server.processes()
     next(each for each in lost if each.name() == name).kill()
     started = time.monotonic()
-    server.until(lambda: f"process=['{name}']" in server.log.read_text(), 2)
+    server.until(lambda: f'"ended": ["{name}"]' in server.log.read_text(), 2)
     server.until(lambda: not any(each.is_running() for each in lost), 30)
     gone = time.monotonic() - started
     server.until(lambda: server.status("/readyz") == 200, START_SECONDS)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tests.acceptance.lines import chat, jsonl, results
 from tests.chaos.report import Row
-from tests.chaos.yard import LINES, TOKENS, Ledger, LedgerWatch, Scenario, Yards, custom_ids, health_prober, judge
+from tests.chaos.yard import TOKENS, Ledger, LedgerWatch, Scenario, Yards, custom_ids, health_prober, judge
 
 PLUGIN = Path(__file__).with_name("poison_plugin")
+LINES = 2000
 SECONDS = 1500
 
 
@@ -47,6 +48,6 @@ def poisoned(*positions: int) -> Callable[[Yards], Row]:
 
 
 SCENARIOS = (
-    Scenario("poison-1", f"1 of {LINES} lines kills the core whenever it runs", poisoned(700)),
-    Scenario("poison-2", f"2 of {LINES} lines kill the core, in shards of their own", poisoned(10, 1100)),
+    Scenario("poison-1", f"1 of {LINES} lines kills the core whenever it runs", poisoned(1234)),
+    Scenario("poison-3", f"3 of {LINES} lines kill the core, each in a shard of its own", poisoned(10, 700, 1900)),
 )

@@ -1,17 +1,33 @@
 """SIGSTOP: what hangs instead of dying."""
 
 import contextlib
+import time
 from pathlib import Path
 
 import psutil
 import yaml
 
+from tests.acceptance.lines import chat, jsonl
 from tests.chaos.report import Row
-from tests.chaos.yard import Scenario, Yards, await_gone, lasting, strike_in_batch
+from tests.chaos.yard import (
+    Scenario,
+    Yards,
+    await_gone,
+    custom_ids,
+    health_prober,
+    judge,
+    lasting,
+    strike_in_batch,
+)
 from tests.commands import ROOT
 
 HANG_DETECTED_SECONDS = 40
 HANG_READY_SECONDS = 90
+REAL_MODEL = "SmolLM2-135M-Instruct"
+LONG_PROMPT_WORDS = 1950
+"""Of 2,048 tokens that local.yaml lets the model take."""
+LONG_PROMPTS = 64
+LONG_SECONDS = 1200
 STOPPED_SECONDS = 25
 """Longer than a lease, shorter than the 30 s after which Serve kills what does not answer its health check."""
 
@@ -25,6 +41,23 @@ def core(yards: Yards) -> Row:
     row.promise(detected, f"the gate did not close within {HANG_DETECTED_SECONDS} s")
     row.promise(row.ready is not None and row.ready < HANG_READY_SECONDS, f"not ready within {HANG_READY_SECONDS} s")
     row.promise(await_gone([stopped], 0), "the stopped core was left behind")
+    return row
+
+
+def long_prompts(yards: Yards) -> Row:
+    """Not a hang: the longest prompts that a real model takes, as many at once as it runs. Nothing may be replaced."""
+    server = yards.running(BATCHYARD_CONFIG="local.yaml")
+    before = server.part("core")
+    prompt = "river " * LONG_PROMPT_WORDS
+    lines = [chat(each, prompt, model=REAL_MODEL, max_tokens=4) for each in custom_ids(LONG_PROMPTS)]
+    started = time.monotonic()
+    with health_prober(server) as prober:
+        finished = server.finished(server.create(jsonl(lines)).id, LONG_SECONDS)
+    row = judge(server, finished, custom_ids(LONG_PROMPTS))
+    tokens = finished.usage.input_tokens if finished.usage else 0
+    row.note = f"{LONG_PROMPTS} prompts of {tokens // LONG_PROMPTS} tokens in {time.monotonic() - started:.0f} s"
+    row.promise(server.part("core") == before, "the engine was replaced")
+    row.promise(not prober.bad(started), f"the prober was answered {sorted(prober.bad(started))}")
     return row
 
 
@@ -59,6 +92,7 @@ def _two_dispatchers(folder: Path) -> Path:
 
 SCENARIOS = (
     Scenario("stop-core", "SIGSTOP of vLLM's core", core),
+    Scenario("long-prompts", "the longest prompts at full load: slow, and no hang", long_prompts),
     Scenario("stop-dispatcher", f"SIGSTOP of the dispatcher for {STOPPED_SECONDS} s, then SIGCONT", dispatcher),
     Scenario("stop-dispatcher-1-of-2", "the same with one of two dispatchers", dispatcher_of_two),
 )
