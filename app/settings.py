@@ -56,10 +56,14 @@ class ModelSettings(_Frozen):
     hang_seconds: float = Field(
         default=30.0,
         ge=5,
-        description="A vLLM core that has not answered for this long hangs and is replaced. It answers between two "
-        "steps, so this must be well above the slowest: 7 s were seen (prompts of 6,500 words on 2 CPU cores).",
+        description="A vLLM core that has neither answered nor used its CPU for this long hangs and is replaced.",
     )
-
+    step_seconds: float = Field(
+        default=300.0,
+        ge=5,
+        description="A core answers between two steps. One that works without an answer is slow for this long, then it "
+        "hangs as well. Over 35 s were seen (100 prompts in bfloat16 on one core without instructions for it).",
+    )
     start_seconds: float = Field(
         default=1800.0,
         ge=10,

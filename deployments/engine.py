@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import os
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from app.store import Usage
 from app.telemetry import alert, start_telemetry
 from deployments.messages import Heartbeat, HttpStart
 from deployments.occupancy import Occupancy
+from deployments.pulse import Pulse
 from deployments.restarts import Brakes
 
 COALESCE_SECONDS = 0.3
@@ -43,7 +43,7 @@ Headers = list[tuple[bytes, bytes]]
 class BatchEngine(LLMServer):
     """One replica of a model. Placement, parallelism and vLLM's engine come from LLMServer."""
 
-    async def __init__(self, llm_config: Any, hang_seconds: float, brakes: Brakes) -> None:
+    async def __init__(self, llm_config: Any, hang_seconds: float, step_seconds: float, brakes: Brakes) -> None:
         start_telemetry("engine")
         self._model = brakes.model
         self._hang_seconds = hang_seconds
@@ -51,8 +51,8 @@ class BatchEngine(LLMServer):
         self._occupancy = Occupancy()
         async with brakes.start(self._replica):
             await self._start(llm_config)
-        self._last_answer = time.monotonic()
-        self._pulse = asyncio.create_task(self._feel_pulse())
+        self._pulse = Pulse(step_seconds)
+        self._feelers = [asyncio.create_task(self._ask_core()), asyncio.create_task(self._look_at_core())]
 
     async def _start(self, llm_config: Any) -> None:
         # A folder needs no download; asking costs a worker process that imports vLLM, 10 s of each start.
@@ -69,30 +69,35 @@ class BatchEngine(LLMServer):
     async def check_health(self) -> None:
         """Serve's health check. Raises when vLLM's core is dead or hangs; Serve then replaces the replica."""
         await super().check_health()
-        silent = time.monotonic() - self._last_answer
-        if silent > self._hang_seconds:
+        if (silent := self._pulse.silent) > self._hang_seconds:
             alert("hang", f"vLLM's core of model {self._model} hangs: its replica is replaced.", model=self._model)
-            raise EngineLost(f"vLLM's core has not answered for {silent:.0f} s")
-        if self._pulse.done():
-            self._pulse.result()
+            raise EngineLost(f"vLLM's core has neither answered nor worked for {silent:.0f} s")
+        for feeler in self._feelers:
+            if feeler.done():
+                feeler.result()
 
     async def watch(self, replica: str) -> AsyncIterator[Heartbeat]:
-        """A heartbeat each second, for as long as vLLM's core answers. Raises EngineLost when it is dead."""
+        """A heartbeat each second, for as long as vLLM's core answers or works. Raises EngineLost when it is dead."""
         self._must_be(replica)
         beat = Heartbeat(self._client.vllm_config.scheduler_config.max_num_seqs)
         seen = 0.0
         while True:
             self._raise_if_dead(None)
-            if self._last_answer > seen:
-                seen = self._last_answer
+            if self._pulse.last_sign > seen:
+                seen = self._pulse.last_sign
                 yield beat
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
-    async def _feel_pulse(self) -> None:
+    async def _ask_core(self) -> None:
         while True:
             await self._client.is_sleeping()  # the cheapest true round trip into the core
-            self._last_answer = time.monotonic()
+            self._pulse.answered()
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _look_at_core(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            self._pulse.look()
 
     async def run_lines(
         self, endpoint: str, bodies: Sequence[bytes], alone: bool, replica: str

@@ -54,6 +54,7 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
         .bind(
             config,
             model.hang_seconds,
+            model.step_seconds,
             Brakes(
                 database_url=settings.database_url,
                 model=model.id,

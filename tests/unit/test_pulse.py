@@ -1,0 +1,61 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from deployments.pulse import Pulse, cpu_seconds_of_children
+
+
+class Core:
+    """A core that works (uses CPU) or not; `pulse` looks each second."""
+
+    def __init__(self, step_seconds: float = 300) -> None:
+        self.now = self.used = 100.0
+        self.pulse = Pulse(step_seconds, cpu_seconds=lambda: self.used, clock=lambda: self.now)
+
+    def passes(self, seconds: int, *, share: float) -> None:
+        for _ in range(seconds):
+            self.now += 1
+            self.used += share
+            self.pulse.look()
+
+
+def test_a_core_that_works_is_slow_and_one_that_does_not_is_silent() -> None:
+    core = Core()
+    core.passes(120, share=0.9)
+    assert core.pulse.silent == 0
+    core.passes(40, share=0.01)
+    assert core.pulse.silent == 40
+
+
+def test_an_idle_core_that_answers_lives() -> None:
+    core = Core()
+    for _ in range(10):
+        core.passes(20, share=0.0)
+        core.pulse.answered()
+    assert core.pulse.silent == 0
+
+
+def test_a_core_that_spins_for_ever_is_silent_from_the_longest_step_on() -> None:
+    core = Core(step_seconds=60)
+    core.passes(100, share=1.0)
+    assert core.pulse.silent == 41
+
+
+def test_a_stopped_child_uses_no_time() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "print(1, flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None and child.stdout.readline()
+        before, deadline = cpu_seconds_of_children(), time.monotonic() + 20
+        while cpu_seconds_of_children() - before < 0.05:
+            assert time.monotonic() < deadline
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        stopped = cpu_seconds_of_children()
+        time.sleep(0.2)  # in which it would use some, if it ran
+        assert cpu_seconds_of_children() == stopped
+    finally:
+        child.kill()
+        child.stdout.close()  # type: ignore[union-attr]
+        child.wait()
