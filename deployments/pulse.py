@@ -1,7 +1,7 @@
 """Tells a core that hangs from one that is slow.
 
-vLLM's core answers between two steps, and a step may take long: over 35 s were seen for a hundred prompts in bfloat16 on
-a CPU without instructions for it. What hangs (stopped, deadlocked) does not answer and does not work; what is slow works.
+vLLM's core answers between two steps, and a step may take long: over 35 s were seen for a hundred prompts in bfloat16
+on a CPU without instructions for it. What hangs (stopped, deadlocked) neither answers nor works; what is slow works.
 """
 
 import time
