@@ -90,16 +90,21 @@ async def test_lines_that_kill_engines_stand_in_the_error_file_and_the_rest_comp
     assert len(yard.engines.seen) == len(set(yard.engines.seen)) == 40 - len(guilty)
 
 
+async def strike(yard: Yard) -> None:
+    """Kills r1 from outside once lines are in it; it starts again."""
+    async with asyncio.timeout(10):
+        await yard.engines.arrived.wait()
+    yard.engines.kill("r1")
+    yard.engines.restart("r1")
+
+
 async def test_kills_from_outside_blame_no_line(yard: Yard) -> None:
     yard.engines.hold()
     async with yard.dispatcher():
         batch_id = await yard.create(requests(40))
         for _ in range(3):
             yard.engines.arrived.clear()
-            async with asyncio.timeout(10):
-                await yard.engines.arrived.wait()
-            yard.engines.kill("r1")
-            yard.engines.restart("r1")
+            await strike(yard)
         yard.engines.open.set()
         batch = await yard.finished(batch_id)
     assert (batch.status, batch.completed, batch.failed) == ("completed", 40, 0)
@@ -127,10 +132,7 @@ async def test_one_replica_has_the_suspects_and_the_others_work_on(yard: Yard) -
     yard.engines.hold()
     async with yard.dispatcher():
         batch_id = await yard.create(requests(80))
-        async with asyncio.timeout(10):
-            await yard.engines.arrived.wait()
-        yard.engines.kill("r1")
-        yard.engines.restart("r1")
+        await strike(yard)
         yard.engines.open.set()
         batch = await yard.finished(batch_id)
     assert (batch.status, batch.completed, batch.failed) == ("completed", 80, 0)
