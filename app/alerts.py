@@ -186,8 +186,8 @@ def _budget_is_spent(model: ModelHealth) -> bool:
 
 
 def _budget_words(model: ModelHealth) -> str:
+    replicas = f"Model {model.id} has {model.healthy} of {model.target} replicas"
+    if model.restart_budget == 0:
+        return f"{replicas}, and with a budget of 0 restarts an hour nothing starts again."
     until = datetime.fromtimestamp(model.restarts_refill_at or 0, UTC)
-    return (
-        f"Model {model.id} has {model.healthy} of {model.target} replicas, and its budget of {model.restart_budget} "
-        f"restarts an hour is spent until {until:%H:%M} UTC."
-    )
+    return f"{replicas}, and its budget of {model.restart_budget} restarts an hour is spent until {until:%H:%M} UTC."

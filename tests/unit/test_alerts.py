@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.alerts import COLD_START_SECONDS, DOWN_SECONDS, LOOK_SECONDS, STUCK_SECONDS, Sentinel
+from app.alerts import COLD_START_SECONDS, DOWN_SECONDS, LOOK_SECONDS, STUCK_SECONDS, Sentinel, _budget_words
 from app.errors import StoreUnavailable
+from app.health import ModelHealth
 from app.store import Batch
 from tests.unit.fakes import START, FakeHealth
 
@@ -261,3 +262,10 @@ async def test_it_looks_again_and_again(scene: Scene, monkeypatch: pytest.Monkey
     with pytest.raises(Enough):
         await scene.sentinel.run()
     assert (pauses, scene.alerts) == ([LOOK_SECONDS] * 3, [DISK] * 3)
+
+
+def test_a_budget_of_none_has_no_hour_at_which_it_refills() -> None:
+    health = ModelHealth("tiny", 0, 1, 3.0, 0, restart_budget=0, restarts_refill_at=1_700_000_000.0)
+    assert _budget_words(health) == (
+        "Model tiny has 0 of 1 replicas, and with a budget of 0 restarts an hour nothing starts again."
+    )
