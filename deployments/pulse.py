@@ -13,10 +13,10 @@ WORKING_SHARE = 0.1
 """Of a core, that the engine's processes use while they work. Idle ones use a hundredth of it."""
 
 
-def cpu_seconds_of_children() -> float:
-    """CPU time of the processes that this one started: vLLM's core and workers."""
+def cpu_seconds_of_children(pid: int | None = None) -> float:
+    """CPU time of the processes that this one (or `pid`) started: vLLM's core and workers."""
     total = 0.0
-    for child in psutil.Process().children(recursive=True):
+    for child in psutil.Process(pid).children(recursive=True):
         try:
             times = child.cpu_times()
         except psutil.Error:  # it ended meanwhile

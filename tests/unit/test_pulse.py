@@ -1,8 +1,6 @@
-import os
-import signal
-import subprocess
-import sys
 import time
+
+import psutil
 
 from deployments.pulse import Pulse, cpu_seconds_of_children
 
@@ -44,18 +42,19 @@ def test_a_core_that_spins_for_ever_is_silent_from_the_longest_step_on() -> None
 
 
 def test_a_stopped_child_uses_no_time() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "print(1, flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+    parent = psutil.Popen(["sh", "-c", "while :; do :; done & wait"])
     try:
-        assert child.stdout is not None and child.stdout.readline()
-        before, deadline = cpu_seconds_of_children(), time.monotonic() + 20
-        while cpu_seconds_of_children() - before < 0.05:
+        before, deadline = cpu_seconds_of_children(parent.pid), time.monotonic() + 20
+        while cpu_seconds_of_children(parent.pid) - before < 0.05:
             assert time.monotonic() < deadline
-        child.send_signal(signal.SIGSTOP)
-        os.waitpid(child.pid, os.WUNTRACED)
-        stopped = cpu_seconds_of_children()
+        (child,) = parent.children()
+        child.suspend()
+        while child.status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline
+        stopped = cpu_seconds_of_children(parent.pid)
         time.sleep(0.2)  # in which it would use some, if it ran
-        assert cpu_seconds_of_children() == stopped
+        assert cpu_seconds_of_children(parent.pid) == stopped
     finally:
-        child.kill()
-        child.stdout.close()  # type: ignore[union-attr]
-        child.wait()
+        for process in [*parent.children(), parent]:
+            process.kill()
+        parent.wait()
