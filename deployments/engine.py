@@ -16,11 +16,13 @@ from typing import Any
 
 from ray import serve
 from ray.serve.llm.deployment import LLMServer
+from vllm.logger import DEFAULT_LOGGING_CONFIG
 
 from app.batch.dispatch import Answer
 from app.errors import EngineLost, ReplicaGone
 from app.store import Usage
 from app.telemetry import alert, start_telemetry
+from deployments.core_errors import CoreErrors
 from deployments.messages import Heartbeat, HttpStart
 from deployments.occupancy import Occupancy
 from deployments.pulse import Pulse
@@ -49,7 +51,7 @@ class BatchEngine(LLMServer):
         self._hang_seconds = hang_seconds
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._occupancy = Occupancy()
-        async with brakes.start(self._replica):
+        async with brakes.start(self._replica, explain=CoreErrors(DEFAULT_LOGGING_CONFIG).explain):
             await self._start(llm_config)
         self._pulse = Pulse(step_seconds)
         self._feelers = [asyncio.create_task(self._ask_core()), asyncio.create_task(self._look_at_core())]

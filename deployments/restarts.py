@@ -42,8 +42,11 @@ class Brakes:
     start_seconds: float
 
     @asynccontextmanager
-    async def start(self, replica: str) -> AsyncIterator[None]:
-        """Waits until the replica may start; the block is its start. Why it fails is noted, and it may not hang."""
+    async def start(self, replica: str, explain: Callable[[str], str] = str) -> AsyncIterator[None]:
+        """Waits until the replica may start; the block is its start. Why it fails is noted, and it may not hang.
+
+        `explain` is given the words of the error at the root and may know better ones.
+        """
         store = await self._open()
         try:
             await self._wait(store, replica)
@@ -53,7 +56,7 @@ class Brakes:
             try:
                 yield
             except Exception as error:
-                await store.note_failed_start(replica, _sentence(error))
+                await store.note_failed_start(replica, explain(_sentence(error)))
                 raise
             finally:
                 watch.cancel()

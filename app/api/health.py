@@ -101,6 +101,6 @@ def _model(model: ModelHealth) -> dict[str, Any]:
         "restarts_last_hour": model.restarts_last_hour,
         "restart_budget": model.restart_budget,
         "restart_budget_spent": model.restarts_refill_at is not None,
-        "restarts_refill_at": model.restarts_refill_at,
+        "restarts_refill_at": model.restarts_refill_at if model.restart_budget else None,  # 0 never refills
         "reason": model.reason,
     }

@@ -28,7 +28,7 @@ class Server:
 
     def __init__(self, data: Path, config: str = "tests/tiny.yaml", **environment: str) -> None:
         self.data = data
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data.parent / f"{data.name}.log"
         self.environment = {
@@ -92,7 +92,7 @@ class Server:
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """The worker processes of a deployment, by the title that Ray gives them."""
         title = f"ray::ServeReplica:batchyard:{deployment}"
-        return [each for each in self.processes() if _title(each).startswith(title)]
+        return [each for each in self.processes() if title_of(each).startswith(title)]
 
     def kill_everything(self) -> None:
         """Power loss, as far as processes go."""
@@ -125,7 +125,7 @@ class Server:
         self.process.wait(60)
         self.process = None
         _, left = psutil.wait_procs(family, timeout=30)
-        assert not left, f"left behind: {[_title(each) for each in left]}"
+        assert not left, f"left behind: {[title_of(each) for each in left]}"
         return time.monotonic() - started
 
     def upload(self, data: bytes, name: str = "in.jsonl") -> str:
@@ -152,13 +152,13 @@ class Server:
         return b"" if file_id is None else self.client.files.content(file_id).read()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _title(process: psutil.Process) -> str:
+def title_of(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.Error:

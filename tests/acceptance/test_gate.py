@@ -3,12 +3,9 @@
 import statistics
 import threading
 import time
-from collections.abc import Iterator
 
 import httpx
-import pytest
 
-from tests.acceptance.conftest import running
 from tests.acceptance.lines import assert_each_line_once, chats
 from tests.acceptance.server import Server
 
@@ -87,32 +84,3 @@ def test_kill_9_of_the_only_replica_closes_the_gate_at_once_and_loses_nothing(se
     assert finished.status == "completed"
     assert finished.request_counts is not None and finished.request_counts.failed == 0
     assert_each_line_once(server, finished, [f"line-{number}" for number in range(lines)])
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from running(Server(tmp_path_factory.mktemp("pair") / "data", BATCHYARD_REPLICAS="2"))
-
-
-def test_with_one_of_two_replicas_gone_batches_are_accepted_and_health_says_degraded(
-    server: Server, pair: Server
-) -> None:
-    """`pair` runs beside `server`: two Batchyards on one machine do not disturb each other."""
-    pair.until(lambda: pair.health()["status"] == "healthy", 120)
-    batch = pair.create(chats(300, max_tokens=32, ignore_eos=True))
-    pair.follow(batch.id, lambda each: bool(each.request_counts and each.request_counts.completed > 20))
-    pair.replicas("Engine:tiny")[0].kill()
-    statuses = []
-
-    def degraded() -> bool:
-        statuses.append(pair.status("/readyz"))
-        return pair.health()["status"] == "degraded"
-
-    pair.until(degraded, 10)
-    another = pair.create(chats(1))
-    assert set(statuses) == {200}
-    for each, count in ((batch, 300), (another, 1)):
-        finished = pair.finished(each.id)
-        assert finished.status == "completed"
-        assert_each_line_once(pair, finished, [f"line-{number}" for number in range(count)])
-    assert server.status("/readyz") == 200

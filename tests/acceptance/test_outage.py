@@ -1,14 +1,13 @@
-"""The 33.8-hour outage again: the worker is dead, no restart is possible, and this time somebody is told."""
+"""The 33.8-hour outage again: the workers are dead, no restart is possible, and this time somebody is told."""
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.acceptance.conftest import running
-from tests.acceptance.lines import chat, chats, jsonl
+from tests.acceptance.lines import assert_each_line_once, chat, chats, jsonl
 from tests.acceptance.server import Server
 from tests.sentry_receiver import SentryReceiver
 
@@ -17,49 +16,78 @@ PROMPT = "Zanzibar-outage-prompt"
 KEY = "sk-outage-4711"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sentry() -> Iterator[SentryReceiver]:
     with SentryReceiver().running() as receiver:
         yield receiver
 
 
-@pytest.fixture
-def server(data: Path, sentry: SentryReceiver) -> Iterator[Server]:
-    """Without a restart to spend: a replica that dies stays dead."""
-    server = Server(data, SENTRY_DSN=sentry.dsn, BATCHYARD_RESTARTS_PER_HOUR="0", BATCHYARD_API_KEYS=KEY)
-    server.client.api_key = KEY
-    yield from running(server)
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, sentry: SentryReceiver) -> Iterator[Server]:
+    """Two replicas without a restart to spend: one that dies stays dead."""
+    environment = {"BATCHYARD_REPLICAS": "2", "BATCHYARD_RESTARTS_PER_HOUR": "0", "BATCHYARD_API_KEYS": KEY}
+    pair = Server(tmp_path_factory.mktemp("pair") / "data", SENTRY_DSN=sentry.dsn, **environment)
+    pair.client.api_key = KEY
+    for running_pair in running(pair):
+        running_pair.until(lambda: pair.health()["status"] == "healthy", 120)
+        yield running_pair
 
 
-def test_a_dead_worker_that_stays_dead_is_told_of_within_90_seconds(server: Server, sentry: SentryReceiver) -> None:
-    batch = server.create(jsonl([chat(f"line-{n}", PROMPT, max_tokens=16, ignore_eos=True) for n in range(2000)]))
-    server.follow(batch.id, lambda each: bool(each.request_counts and each.request_counts.completed > 100))
+def prompts(count: int) -> bytes:
+    return jsonl([chat(f"line-{number}", PROMPT, max_tokens=16, ignore_eos=True) for number in range(count)])
+
+
+def test_with_one_of_two_replicas_gone_batches_are_accepted_and_health_says_degraded(
+    server: Server, pair: Server, sentry: SentryReceiver
+) -> None:
+    """`pair` runs beside `server`: two Batchyards on one machine do not disturb each other."""
+    batch = pair.create(prompts(600))
+    pair.follow(batch.id, lambda each: bool(each.request_counts and each.request_counts.completed > 20))
     assert not told(sentry), "the cold start and the batch are no trouble"
-    [replica] = server.replicas("Engine:tiny")
+    pair.replicas("Engine:tiny")[0].kill()
+    statuses = []
+
+    def degraded() -> bool:
+        statuses.append(pair.status("/readyz"))
+        return pair.health()["status"] == "degraded"
+
+    pair.until(degraded, 10)
+    another = pair.create(chats(1))
+    assert set(statuses) == {200}
+    for each, count in ((batch, 600), (another, 1)):
+        finished = pair.finished(each.id)
+        assert finished.status == "completed"
+        assert_each_line_once(pair, finished, [f"line-{number}" for number in range(count)])
+    assert told(sentry) == [("replica_lost", "dispatcher"), ("restart_budget_spent", "dispatcher")]
+    assert server.status("/readyz") == 200
+
+
+def test_dead_workers_that_stay_dead_are_told_of_within_90_seconds(pair: Server, sentry: SentryReceiver) -> None:
+    batch = pair.create(prompts(2000))
+    pair.follow(batch.id, lambda each: bool(each.request_counts and each.request_counts.completed > 100))
     killed = time.monotonic()
-    replica.kill()
+    for replica in pair.replicas("Engine:tiny"):
+        replica.kill()
     kinds = ("model_down", "restart_budget_spent")
-    server.until(lambda: any(sentry.alerts(kind, model="tiny") for kind in kinds), PROMISED_SECONDS)
-    first = time.monotonic() - killed
-    server.until(lambda: all(sentry.alerts(kind, model="tiny") for kind in kinds), PROMISED_SECONDS - first)
-    print(f"\nalert {first:.1f} s after the death, model_down {time.monotonic() - killed:.1f} s after it")
+    pair.until(lambda: all(sentry.alerts(kind, model="tiny") for kind in kinds), PROMISED_SECONDS)
+    print(f"\nmodel_down {time.monotonic() - killed:.1f} s after the death")
     assert told(sentry) == [(kind, "dispatcher") for kind in ("model_down", "replica_lost", "restart_budget_spent")]
 
-    health = httpx.get(server.url + "/health", timeout=5)
+    health = httpx.get(pair.url + "/health", timeout=5)
     assert health.status_code == 503 and health.json()["models"][0]["restart_budget_spent"]
-    assert server.status("/readyz") == 503
-    refusal = server.http.post(
+    assert pair.status("/readyz") == 503
+    refusal = pair.http.post(
         "/v1/batches",
         headers={"authorization": f"Bearer {KEY}"},
         json={
-            "input_file_id": server.upload(chats(1)),
+            "input_file_id": pair.upload(chats(1)),
             "endpoint": "/v1/chat/completions",
             "completion_window": "24h",
         },
     )
     assert refusal.status_code == 503
     assert "restart_budget_spent" in refusal.json()["error"]["message"]
-    assert server.client.batches.retrieve(batch.id).status == "in_progress"
+    assert pair.client.batches.retrieve(batch.id).status == "in_progress"
 
     leaks = [body for body in sentry.bodies if PROMPT.encode() in body or KEY.encode() in body]
     assert sentry.bodies and not leaks

@@ -2,74 +2,63 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
+import yaml
 
 from tests.acceptance.lines import chats
 from tests.acceptance.server import ROOT, Server
 from tests.commands import batchyard
 
 
-def test_a_cluster_without_the_gpus_that_the_config_asks_for_says_so_within_30_seconds(data: Path) -> None:
-    server = Server(data, "cluster.yaml", BATCHYARD_HOST="127.0.0.1")
+def test_a_model_that_cannot_start_says_why_within_30_seconds(data: Path) -> None:
+    """cluster.yaml on a cluster without a GPU, and beside it a model for which no machine has the memory."""
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    [tiny] = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())["applications"][0]["args"]["models"]
+    config["applications"][0]["args"]["models"].append({**tiny, "env": {"VLLM_CPU_KVCACHE_SPACE": "100000"}})
+    path = data.parent / "cluster.yaml"
+    path.write_text(yaml.safe_dump(config))
+    server = Server(data, str(path), BATCHYARD_HOST="127.0.0.1")
+
+    def reason(model: int) -> str:
+        return str(server.health()["models"][model]["reason"])
+
     server.start()
     try:
         server.until(lambda: server.status("/livez") == 200, 120)
         started = time.monotonic()
-        server.until(lambda: "GPU" in str(server.health()["models"][0]["reason"]), 30)
+        server.until(lambda: "GPU" in reason(0), 30)
         assert time.monotonic() - started < 30
         health = httpx.get(server.url + "/health", timeout=5)
         assert health.status_code == 503
-        assert "it needs 1 GPU" in health.json()["models"][0]["reason"]
-        assert "the cluster has 0" in health.json()["models"][0]["reason"]
+        assert "it needs 1 GPU" in reason(0) and "the cluster has 0" in reason(0)
         server.until(lambda: "it needs 1 GPU" in server.log.read_text(), 10)
-        body = chats(1).replace(b'"tiny"', b'"Qwen3-8B"')
-        refused = httpx.post(
-            server.url + "/v1/batches",
-            json={
-                "input_file_id": server.upload(body),
-                "endpoint": "/v1/chat/completions",
-                "completion_window": "24h",
-            },
-        )
-        assert refused.status_code == 503
-        assert "it needs 1 GPU" in refused.json()["error"]["message"]
+        assert "it needs 1 GPU" in refusal(server, "Qwen3-8B")
+
+        server.until(lambda: "memory" in reason(1), 60)
+        print(f"\n{reason(1)}")
+        assert "100000" in reason(1)
+        assert "100000" in refusal(server, "tiny")
     finally:
         server.stop()
 
 
-def test_serve_run_starts_the_same_application_from_the_same_file(tmp_path: Path) -> None:
-    server = Server(tmp_path / "data")
-    config = tmp_path / "local.yaml"
-    config.write_text((ROOT / "local.yaml").read_text().replace("port: 8000", f"port: {server.port}"))
-    with server.log.open("wb") as log:
-        server.process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("serve")), "run", str(config)],
-            cwd=ROOT,
-            env={**os.environ, "BATCHYARD_DATA": str(server.data)},
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        server.await_ready()
-        body = (ROOT / "examples/demo.jsonl").read_bytes().split(b"\n")[:4]
-        assert server.finished(server.create(b"\n".join(body)).id).status == "completed"
-    finally:
-        server.close_clients()
-        family = server.processes()
-        server.process.send_signal(signal.SIGINT)
-        server.process.wait(180)  # Serve's own end is in no hurry; ours (batchyard serve) is tested elsewhere
-        _, left = psutil.wait_procs(family, timeout=30)
-        for process in left:
-            process.kill()
-        server.process = None
+def refusal(server: Server, model: str) -> str:
+    answer = httpx.post(
+        server.url + "/v1/batches",
+        json={
+            "input_file_id": server.upload(chats(1).replace(b'"tiny"', f'"{model}"'.encode())),
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        },
+    )
+    assert answer.status_code == 503
+    return str(answer.json()["error"]["message"])
 
 
 REFUSALS = {

@@ -1,33 +1,34 @@
 """A clock that steps in the middle of a batch."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.chaos.report import Row
-from tests.chaos.yard import Scenario, Yards, strike_in_batch
+from tests.chaos.yard import Scenario, Yards, strike_in_batch, with_plugin
 
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+PLUGIN = Path(__file__).with_name("clock_plugin")
 
 
 def stepped(seconds: int) -> Callable[[Yards], Row]:
-    """Every process of the server lives by libfaketime, which reads its offset from a file once a second."""
+    """Every Python process of the server and its database live by a clock that we set."""
 
     def run(yards: Yards) -> Row:
-        if not FAKETIME.exists():
-            return Row(note=f"not run: no {FAKETIME} (Debian's package faketime)")
         offset = yards.folder / "clock"
-        offset.write_text("+0")
-        server = yards.running(
-            LD_PRELOAD=str(FAKETIME),
-            FAKETIME_TIMESTAMP_FILE=str(offset),
-            FAKETIME_CACHE_DURATION="1",
-            FAKETIME_DONT_FAKE_MONOTONIC="1",
-        )
-        row = strike_in_batch(server, lambda: offset.write_text(f"{seconds:+}"))
+        _write(offset, 0)
+        server = yards.running(CHAOS_CLOCK=str(offset), **with_plugin(PLUGIN))
+        row = strike_in_batch(server, lambda: _write(offset, seconds))
         yards.close()
         return row
 
     return run
+
+
+def _write(offset: Path, seconds: int) -> None:
+    """Never half a number."""
+    new = offset.with_suffix(".new")
+    new.write_text(str(seconds))
+    os.replace(new, offset)
 
 
 SCENARIOS = (

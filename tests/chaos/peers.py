@@ -22,8 +22,7 @@ from openai import AsyncOpenAI, OpenAIError
 
 from benchmarks.run_batch import LOG_START, MODEL_FOLDER, ONE_ENGINE, run_batch_command
 from tests.acceptance.lines import chats
-from tests.acceptance.server import _free_port as free_port
-from tests.acceptance.server import _title as title_of
+from tests.acceptance.server import free_port, title_of
 from tests.chaos.report import Row
 from tests.chaos.yard import LINES, PARTS, TOKENS, Scenario, Yards, end
 from tests.commands import ROOT

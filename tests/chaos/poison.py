@@ -1,13 +1,22 @@
 """Lines that kill vLLM's core whenever they run."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.acceptance.lines import chat, jsonl, results
 from tests.chaos.report import Row
-from tests.chaos.yard import TOKENS, Ledger, LedgerWatch, Scenario, Yards, custom_ids, health_prober, judge
+from tests.chaos.yard import (
+    TOKENS,
+    Ledger,
+    LedgerWatch,
+    Scenario,
+    Yards,
+    custom_ids,
+    health_prober,
+    judge,
+    with_plugin,
+)
 
 PLUGIN = Path(__file__).with_name("poison_plugin")
 LINES = 2000
@@ -18,8 +27,7 @@ def poisoned(*positions: int) -> Callable[[Yards], Row]:
     """The row of a batch with poison at these positions."""
 
     def run(yards: Yards) -> Row:
-        path = os.pathsep.join(filter(None, [str(PLUGIN), os.environ.get("PYTHONPATH")]))
-        server = yards.running(PYTHONPATH=path)
+        server = yards.running(**with_plugin(PLUGIN))
         lines = [chat(each, f"Say {each}.", max_tokens=TOKENS, ignore_eos=True) for each in custom_ids(LINES)]
         pills = [lines[position] for position in positions]
         for line in pills:

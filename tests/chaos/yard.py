@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -22,8 +23,7 @@ from openai import APIError
 from openai.types import Batch
 
 from tests.acceptance.lines import chats, results
-from tests.acceptance.server import FINAL, Server
-from tests.acceptance.server import _title as title_of
+from tests.acceptance.server import FINAL, Server, title_of
 from tests.chaos.report import Row, together
 
 LINES = 1000
@@ -165,8 +165,13 @@ class Yards:
     def close(self) -> None:
         """Ends the server: after this row, or because it is no longer what a row expects."""
         server, self._server, self._environment = self._server, None, None
-        if server is not None and server.process is not None:
+        if server is not None and server.process is not None and server.process.poll() is None:
             server.kill_everything()
+
+
+def with_plugin(folder: Path) -> dict[str, str]:
+    """The environment of a server whose interpreters find this folder first."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
 class Prober(threading.Thread):

@@ -85,6 +85,16 @@ async def test_health_tells_all(client: httpx2.AsyncClient, store: Store, health
     }
 
 
+@pytest.mark.parametrize(("budget", "refills_at"), [(3, 1_800_000_000.0), (0, None)])
+async def test_a_spent_budget_says_when_it_refills_unless_it_never_does(
+    client: httpx2.AsyncClient, health: FakeHealth, budget: int, refills_at: float | None
+) -> None:
+    health.set("good", 0, restart_budget=budget, restarts_refill_at=1_800_000_000.0)
+    model = (await client.get("/health")).json()["models"][0]
+    assert model["restart_budget_spent"]
+    assert model["restarts_refill_at"] == refills_at
+
+
 @pytest.mark.parametrize(
     ("good", "other", "status", "code"),
     [

@@ -16,7 +16,7 @@ from app.errors import SettingsError
 from deployments import background
 from deployments.background import Background, BackgroundError, http_status
 from deployments.local import server_pid
-from tests.acceptance.server import _free_port
+from tests.acceptance.server import free_port
 from tests.commands import ROOT
 
 # What `up` starts is left running on purpose.
@@ -54,7 +54,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backgrou
     monkeypatch.setattr(background.sys, "executable", str(python))
     monkeypatch.setenv("BATCHYARD_CONFIG", str(ROOT / "tests/tiny.yaml"))
     monkeypatch.setenv("BATCHYARD_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("BATCHYARD_PORT", str(_free_port()))
+    monkeypatch.setenv("BATCHYARD_PORT", str(free_port()))
     server = Background.load()
     yield server
     if pid := server_pid(server.data):

@@ -45,6 +45,19 @@ def test_vllms_engine_client_answers_what_engine_py_asks_it() -> None:
     assert isinstance(inspect.getattr_static(AsyncLLM, "dead_error"), property)
 
 
+def test_vllms_core_logs_where_core_errors_py_listens() -> None:
+    import vllm.envs
+    from vllm.logger import DEFAULT_LOGGING_CONFIG
+    from vllm.v1.engine import core, utils
+
+    from deployments.core_errors import VARIABLE
+
+    assert VARIABLE in vllm.envs.environment_variables
+    assert DEFAULT_LOGGING_CONFIG["loggers"]["vllm"]["handlers"] == ["vllm"]
+    assert 'logger.exception("EngineCore failed to start.")' in inspect.getsource(core)
+    assert "Failed core proc(s): " in inspect.getsource(utils)
+
+
 def test_vllms_chat_handler_takes_a_request_without_http() -> None:
     from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 
