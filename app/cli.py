@@ -98,7 +98,7 @@ def _reset_cluster_restarts() -> None:
     """In the ledger itself: nobody serves HTTP while the cluster waits."""
     from app.settings import Settings
     from app.store import Store
-    from deployments.local import LocalConfig
+    from deployments.local_config import LocalConfig
 
     settings = Settings.load(LocalConfig.load().args)
     store = Store.open(settings.database_url, lambda: int(time.time()))
@@ -152,7 +152,7 @@ def run(
 @cli.command()
 def demo() -> None:
     """Start a server, run the example batch on it, show some answers, and stop everything."""
-    from deployments.local import LocalConfig, refuse_taken_port
+    from deployments.local_config import LocalConfig, refuse_taken_port
 
     config = LocalConfig.load()
     refuse_taken_port(config)  # else the batch would run on whichever server has it

@@ -13,7 +13,8 @@ import psutil
 
 from app.errors import BatchyardError
 from app.settings import Settings
-from deployments.local import LOCK_FILE, AlreadyServed, LocalConfig, refuse_taken_port, server_pid
+from deployments.folder_lock import LOCK_FILE, AlreadyServed, server_pid
+from deployments.local_config import LocalConfig, refuse_taken_port
 
 LOG_BYTES = 64 * 1024 * 1024
 """A log larger than this makes room for a new one at the next start; the one before it is kept."""

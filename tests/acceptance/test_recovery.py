@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from openai.types import Batch
 
-from deployments.local import server_pid
+from deployments.folder_lock import server_pid
 from tests.acceptance.lines import assert_each_line_once, chats
 from tests.acceptance.server import FINAL, START_SECONDS, Server
 from tests.commands import batchyard

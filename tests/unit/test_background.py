@@ -15,7 +15,7 @@ from app import cli
 from app.errors import SettingsError
 from deployments import background
 from deployments.background import Background, BackgroundError, http_status
-from deployments.local import server_pid
+from deployments.folder_lock import server_pid
 from tests.acceptance.server import free_port
 from tests.commands import ROOT
 

@@ -1,0 +1,138 @@
+"""One life of the local Ray cluster and of the application on it: the child of `batchyard serve`.
+
+`python -m deployments.cluster SCRATCH`. Its stdin is a socket to the parent: a byte that we write says that the cluster
+is up; its end, that the parent is gone.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import psutil
+import structlog
+
+from app.settings import Settings
+from app.telemetry import start_telemetry
+from deployments.family import GRACE_SECONDS, STOP_CHILD, STOP_SIGNALS, adopt_orphans, leave_nothing
+from deployments.local_config import LocalConfig
+
+log = structlog.get_logger()
+
+PILLARS = ("gcs_server", "raylet")
+"""Ray's processes that a cluster does not outlive and that nothing starts again."""
+
+
+def run_child(scratch: str) -> None:
+    """The child's whole life."""
+    start_telemetry("cluster")
+    try:
+        _on_stop_signals(_stop)
+        threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
+        run_cluster(scratch)
+    finally:
+        leave_nothing(scratch)
+
+
+def _on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    _on_stop_signals(signal.SIG_IGN)  # one is enough: a second must not interrupt the end
+    raise SystemExit(0)
+
+
+def _end_with_parent(scratch: str) -> None:
+    with contextlib.suppress(ConnectionResetError):  # it had not read what we wrote
+        os.read(0, 1)  # the parent writes nothing: this returns when it is gone
+    adopt_orphans()
+    os.kill(os.getpid(), STOP_CHILD)
+    time.sleep(GRACE_SECONDS)  # the main thread ends the process meanwhile, unless Ray holds it up
+    leave_nothing(scratch)
+    os._exit(1)
+
+
+def run_cluster(scratch: str) -> None:
+    """Ray, the application, and then waiting for a signal, or for the end of the cluster."""
+    import ray
+    from ray import serve
+
+    from deployments.placement import cpus
+
+    config = LocalConfig.load()
+    settings = Settings.load(config.args)
+    # The application's imports (vLLM: 10 s) go on while Ray's own processes start.
+    loading = threading.Thread(target=config.application)
+    loading.start()
+    stopping = threading.Event()
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, cpus(settings)),
+            include_dashboard=True,
+            dashboard_port=_free_port(),
+            namespace="serve",
+            _temp_dir=scratch,
+        )
+        threading.Thread(target=_end_with_cluster, args=(_watched_pillars(), stopping, scratch), daemon=True).start()
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={
+                "host": config.host,
+                "port": config.port,
+                "request_timeout_s": config.request_timeout_s,
+            },
+        )
+        loading.join()
+        application = config.application()(config.args)
+        os.write(0, b"\0")  # tells the parent that the cluster is up
+        print(f"Batchyard serves on {config.url}. Models load: see {config.url}/readyz", flush=True)
+        try:
+            serve.run(application, name="batchyard", route_prefix="/", logging_config={"enable_access_log": False})
+            print("Ready.", flush=True)
+        except RuntimeError as error:  # an engine does not start: the gateway stays, and /health says why
+            log.error("the application is not complete", reason=str(error))
+        signal.pause()
+    finally:
+        # Without serve.shutdown: it takes down one deployment after the other, over 15 s, and what counts is durable.
+        # But before Ray's processes are killed: a connected driver, this process, ends at once when its raylet does.
+        stopping.set()
+        ray.shutdown()
+
+
+def _watched_pillars() -> dict[int, str]:
+    """A descriptor each, which can be read when the process ends, and its name."""
+    pillars = {os.pidfd_open(each.pid): each.name() for each in psutil.Process().children() if each.name() in PILLARS}
+    if len(pillars) < len(PILLARS):
+        raise RuntimeError(f"Ray started without {' or '.join({*PILLARS} - {*pillars.values()})}, hence no cluster")
+    return pillars
+
+
+def _end_with_cluster(pillars: dict[int, str], stopping: threading.Event, scratch: str) -> None:
+    """Ends this process as soon as a pillar does. Ray may wait a minute for one to come back, and none would."""
+    ends = select.poll()
+    for descriptor in pillars:
+        ends.register(descriptor, select.POLLIN)
+    ended = [pillars[descriptor] for descriptor, _ in ends.poll()]
+    if not stopping.is_set():
+        log.error("the Ray cluster is lost: a process that it needs ended", ended=ended)
+        leave_nothing(scratch)
+        os._exit(1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    run_child(sys.argv[1])
