@@ -68,7 +68,7 @@ lint: $(APP) $(DEV) ## ruff and mypy
 bench: $(APP) models/tiny ## compare lines per second with `vllm run-batch`
 	@exec $(BIN)/python -m benchmarks.run_batch $(BENCH_ARGS)
 
-chaos: $(APP) models/tiny ## kill everything and count the lines (CHAOS_ARGS="--only kill-engine" for a part)
+chaos: $(APP) models/tiny models/SmolLM2-135M-Instruct ## kill everything and count the lines (CHAOS_ARGS="--only kill-engine" for a part)
 	@exec $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 soak: $(APP) models/tiny ## an hour under load with a kill each 5 minutes (MINUTES=60)

@@ -1,7 +1,8 @@
 """What people are told of without asking: the rules, looked at every few seconds in each dispatcher process.
 
 Only dispatchers alert, so that an alert does not come once for each gateway; engines tell of a hang by themselves,
-because only they can tell it from a death. `app/telemetry.py` limits how often the same alert is told.
+because only they can tell it from a death, and `batchyard serve` of a lost cluster. `app/telemetry.py` limits how often
+the same alert is told.
 """
 
 import asyncio

@@ -98,9 +98,12 @@ def _reset_cluster_restarts() -> None:
     """In the ledger itself: nobody serves HTTP while the cluster waits."""
     from app.settings import Settings
     from app.store import Store
+    from deployments.folder_lock import server_pid
     from deployments.local_config import LocalConfig
 
     settings = Settings.load(LocalConfig.load().args)
+    if server_pid(settings.data) is None:
+        _stop(f"Nothing serves {settings.data}. Set BATCHYARD_DATA to the data folder of the server that waits.")
     store = Store.open(settings.database_url, lambda: int(time.time()))
     try:
         asyncio.run(store.reset_restarts("cluster"))

@@ -51,7 +51,8 @@ class BatchEngine(LLMServer):
         self._hang_seconds = hang_seconds
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._occupancy = Occupancy()
-        async with brakes.start(self._replica, explain=CoreErrors(DEFAULT_LOGGING_CONFIG).explain):
+        self._core_errors = CoreErrors(DEFAULT_LOGGING_CONFIG)
+        async with brakes.start(self._replica, explain=self._core_errors.explain):
             await self._start(llm_config)
         self._pulse = Pulse(step_seconds)
         self._feelers = [asyncio.create_task(self._ask_core()), asyncio.create_task(self._look_at_core())]
@@ -200,7 +201,8 @@ class BatchEngine(LLMServer):
 
     def _raise_if_dead(self, cause: BaseException | None) -> None:
         if self._client.errored:
-            raise EngineLost(f"vLLM's core is gone: {self._client.dead_error}") from cause
+            reason = self._core_errors.explain(str(self._client.dead_error))
+            raise EngineLost(f"vLLM's core is gone: {reason}") from cause
 
 
 def _is_folder(llm_config: Any) -> bool:

@@ -14,7 +14,6 @@ RETRY_AFTER_SECONDS = 5
 WORDS = {
     404: "No application is deployed under this address yet.",
     408: "The request took longer than request_timeout_s of the config allows.",
-    500: "The gateway could not answer. It is being replaced if it died; the server's log says more.",
     503: "No gateway is ready to take the request.",
 }
 

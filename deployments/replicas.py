@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 import structlog
+from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
@@ -243,7 +244,7 @@ class ReplicaWatch:
 
     def _lost(self, model: _Model, name: str, error: Exception) -> None:
         if model.alive.pop(name, None) is not None:
-            reason = _first_line(error)
+            reason = _reason(error)
             log.warning("replica lost", model=model.settings.id, replica=name, reason=reason)
             self._tell_loss(model.settings.id, name, reason)
 
@@ -273,8 +274,12 @@ class RayEngines:
         except Exception as error:
             self._watch.distrust(model, replica)
             lost = EngineLost if entered else ReplicaGone
-            raise lost(_first_line(error)) from error
+            raise lost(_reason(error)) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+def _reason(error: BaseException) -> str:
+    """In one line. What a replica raised comes as Ray's error with the replica's whole traceback; its cause is ours."""
+    if isinstance(error, RayTaskError) and error.cause is not None:
+        error = error.cause
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from app.errors import EngineLost, ReplicaGone
 from app.settings import ModelSettings
@@ -82,12 +83,17 @@ class Scene:
         self.handle: Any = Handle()
         settings = ModelSettings(id="tiny", source="x", hang_seconds=hang_seconds)
         self.lost: list[str] = []
+        self.reason = ""
         self.watch = ReplicaWatch(
             [settings],
             {"tiny": self.handle},
-            lost=lambda model, replica, reason: self.lost.append(replica),
+            lost=self._note_loss,
             clock=lambda: self.now,
         )
+
+    def _note_loss(self, model: str, replica: str, reason: str) -> None:
+        self.lost.append(replica)
+        self.reason = reason
 
     async def until(self, done: Any) -> None:
         async with asyncio.timeout(5):
@@ -130,6 +136,14 @@ async def test_a_replica_whose_stream_breaks_is_lost_at_once_and_counts_once() -
         board.write(ENGINE, frozenset({"b"}))
         await asyncio.sleep(0)
         assert scene.losses == 1
+
+
+async def test_what_a_replica_raised_is_told_in_its_own_words_and_not_in_rays() -> None:
+    raised = RayTaskError("watch", "Traceback: much of it", EngineLost("vLLM's core is gone: no memory"))
+    async with running(Scene(), "a") as scene:
+        scene.handle.last("a").items.put_nowait(raised.as_instanceof_cause())
+        await scene.until(lambda: scene.losses)
+        assert scene.reason == "EngineLost: vLLM's core is gone: no memory"
 
 
 async def test_a_kill_that_the_board_knows_before_the_stream_breaks_counts_too() -> None:
