@@ -10,6 +10,7 @@ from ray.serve import Application
 from app.errors import SettingsError
 from app.settings import Settings
 from deployments.dispatcher import BatchDispatcher
+from deployments.endless import ENDLESS
 from deployments.engines import engine_application
 from deployments.gateway import Gateway
 
@@ -20,9 +21,13 @@ def build(args: Mapping[str, Any]) -> Application:
     _refuse_hidden_folders(settings)
     deploy = uuid4().hex
     engines = {model.id: engine_application(model, settings, deploy) for model in settings.models}
-    health = {"health_check_period_s": settings.health_check_seconds, "ray_actor_options": {"num_cpus": 0}}
-    dispatcher = BatchDispatcher.options(num_replicas=settings.dispatch.dispatchers, **health).bind(settings, engines)
-    return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=1000, **health).bind(
+    common = {
+        "health_check_period_s": settings.health_check_seconds,
+        "max_constructor_retry_count": ENDLESS,  # they need database and objects, which may be away for longer
+        "ray_actor_options": {"num_cpus": 0},
+    }
+    dispatcher = BatchDispatcher.options(num_replicas=settings.dispatch.dispatchers, **common).bind(settings, engines)
+    return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=1000, **common).bind(
         settings, engines, dispatcher
     )
 

@@ -20,7 +20,7 @@ import structlog
 
 from app.settings import Settings
 from app.telemetry import start_telemetry
-from deployments.family import GRACE_SECONDS, STOP_CHILD, STOP_SIGNALS, adopt_orphans, leave_nothing
+from deployments.family import AWAITED_SIGNALS, GRACE_SECONDS, STOP_CHILD, STOP_SIGNALS, adopt_orphans, leave_nothing
 from deployments.local_config import LocalConfig
 
 log = structlog.get_logger()
@@ -34,6 +34,7 @@ def run_child(scratch: str) -> None:
     start_telemetry("cluster")
     try:
         _on_stop_signals(_stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED_SIGNALS)  # blocked by the parent: none came too early
         threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
         run_cluster(scratch)
     finally:

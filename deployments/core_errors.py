@@ -24,6 +24,7 @@ class CoreErrors:
     def __init__(self, logging_config: dict[str, Any]) -> None:
         """`logging_config`: as vLLM would use it otherwise."""
         self._file = os.memfd_create("core-errors")
+        self._forgotten = 0
         if VARIABLE in os.environ:
             return
         # Open for as long as this process: a core reads them by our pid, and whatever the core starts does so later.
@@ -37,9 +38,14 @@ class CoreErrors:
             return "vLLM's core was killed (signal 9) while it started: most often because the machine is out of memory"
         return self.last() or parents_words
 
+    def forget(self) -> None:
+        """The core lives: whatever it has logged so far did not kill it."""
+        self._forgotten = os.fstat(self._file).st_size
+
     def last(self) -> str | None:
-        """The last exception that a core logged, as its class and its message, in one line."""
-        text = os.pread(self._file, os.fstat(self._file).st_size, 0).decode(errors="replace")
+        """The last exception that a core logged and we have not forgotten: class and message, in one line."""
+        length = os.fstat(self._file).st_size - self._forgotten
+        text = os.pread(self._file, length, self._forgotten).decode(errors="replace")
         return next((line.strip() for line in reversed(text.splitlines()) if EXCEPTION.match(line)), None)
 
 

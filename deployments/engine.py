@@ -95,6 +95,7 @@ class BatchEngine(LLMServer):
         while True:
             await self._client.is_sleeping()  # the cheapest true round trip into the core
             self._pulse.answered()
+            self._core_errors.forget()
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _look_at_core(self) -> None:
@@ -113,6 +114,7 @@ class BatchEngine(LLMServer):
         self._must_be(replica)
         coalesce = COALESCE_ALONE_SECONDS if alone else COALESCE_SECONDS
         async with self._occupancy.enter(alone=alone):
+            self._raise_if_dead(None)  # it died while the lines waited to enter: they have no part in it
             yield []
             async with contextlib.aclosing(self._run_lines(endpoint, bodies, coalesce)) as parts:
                 async for part in parts:

@@ -10,6 +10,7 @@ from ray.serve.llm import LLMConfig
 
 from app.settings import ModelSettings, Settings
 from deployments import priority
+from deployments.endless import ENDLESS
 from deployments.engine import BatchEngine
 from deployments.placement import bundle, cpu_replicas
 from deployments.restarts import Brakes
@@ -18,9 +19,6 @@ MAX_CALLS = 1000
 """Calls a replica takes at once: watches, calls with lines, online requests. vLLM queues; this is no limit to meet."""
 
 CPU_SEQUENCES = 256
-
-ENDLESS = 1_000_000
-"""Serve gives up a deployment for ever after some failed starts. When to stop is for our brakes to say."""
 
 CPU_NICENESS = 10
 """Enough for the scheduler to prefer the gateway clearly, not so much that other programs starve the model."""

@@ -18,6 +18,9 @@ STOP_CHILD = signal.SIGUSR1
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, STOP_CHILD)
 
+AWAITED_SIGNALS = (signal.SIGCHLD, *STOP_SIGNALS)
+"""The parent blocks them for good and takes them where it waits: none can interrupt it while it cleans up."""
+
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 

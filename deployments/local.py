@@ -20,15 +20,13 @@ import structlog
 
 from app.settings import Settings
 from app.telemetry import alert, start_telemetry
-from deployments.family import GRACE_SECONDS, STOP_CHILD, STOP_SIGNALS, adopt_orphans, leave_nothing
+from deployments.endless import ENDLESS
+from deployments.family import AWAITED_SIGNALS, GRACE_SECONDS, STOP_CHILD, STOP_SIGNALS, adopt_orphans, leave_nothing
 from deployments.folder_lock import lock_folder
 from deployments.local_config import LocalConfig, refuse_open_door, refuse_taken_port
 from deployments.restarts import ClusterBrake, ledger_asker
 
 log = structlog.get_logger()
-
-AWAITED_SIGNALS = (signal.SIGCHLD, *STOP_SIGNALS)
-"""The parent blocks them for good and takes them where it waits: none can interrupt it while it cleans up."""
 
 ENVIRONMENT = {
     # An unhealthy replica is killed at once: it holds nothing that the ledger does not.
@@ -41,6 +39,8 @@ ENVIRONMENT = {
     "RAY_process_group_cleanup_enabled": "1",
     # A dead proxy is replaced after three failed looks; at Ray's 10 s between them nobody answers for half a minute.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # Serve gives up a deployment for ever after so many failed starts a replica. When to stop, our brakes say.
+    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": str(ENDLESS),
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -118,7 +118,6 @@ def _start_child(scratch: str, stdin: socket.socket, settings: Settings) -> subp
             "BATCHYARD_DATA": str(settings.data),
         },
         start_new_session=True,  # Ctrl-C is for us: the child is told by STOP_CHILD
-        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED_SIGNALS),  # we have no threads here
     )
 
 

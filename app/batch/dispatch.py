@@ -251,9 +251,11 @@ class Dispatcher:
     async def _input_gone(self, claim: ShardClaim, error: ObjectMissing) -> None:
         log.error("input file is gone", batch=claim.batch_id, key=claim.input_key)
         message = f"The input file's content is gone from the object store: {error}"
-        await self._store.stop_batch(
-            claim.batch_id, {"code": "input_file_gone", "message": message, "param": "input_file_id", "line": None}
-        )
+        fault = {"code": "input_file_gone", "message": message, "param": "input_file_id", "line": None}
+        try:
+            await self._store.stop_batch(claim.batch_id, fault)
+        except BatchyardError as refused:
+            log.warning("batch not stopped, its next shard will ask again", batch=claim.batch_id, reason=str(refused))
 
     async def _give_back(self, run: _Run, died: bool) -> None:
         """Makes durable what was answered, so that it is not run again, and frees the shard at once.

@@ -71,8 +71,9 @@ class ShardVerbs(Database):
         held = set()
         for draft in drafts:
             claim = draft.claim
-            mine = update(shards).where(self._running(claim))
-            if not connection.execute(mine.values(state="done" if draft.finishes else "running")).rowcount:
+            # `done` by this very claim: a commit whose answer got lost, which the writer tries again.
+            mine = update(shards).where(self._claimed(claim), shards.c.state.in_(("running", "done")))
+            if not connection.execute(mine.values(state="done" if draft.finishes else shards.c.state)).rowcount:
                 continue
             held.add(claim.key)
             if draft.lines:
@@ -140,12 +141,10 @@ class ShardVerbs(Database):
         return bool(connection.execute(back.values(**values)).rowcount)
 
     def _running(self, claim: ShardClaim) -> Any:
-        return and_(
-            shards.c.batch_id == claim.batch_id,
-            shards.c.index == claim.index,
-            shards.c.epoch == claim.epoch,
-            shards.c.state == "running",
-        )
+        return and_(self._claimed(claim), shards.c.state == "running")
+
+    def _claimed(self, claim: ShardClaim) -> Any:
+        return and_(shards.c.batch_id == claim.batch_id, shards.c.index == claim.index, shards.c.epoch == claim.epoch)
 
     def _done_positions(
         self, connection: Connection, keys: Iterable[tuple[str, int]]

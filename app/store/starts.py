@@ -89,7 +89,9 @@ class StartVerbs(Database):
 
     @writing
     def forget_starts(self, connection: Connection, age_seconds: float) -> None:
-        connection.execute(delete(starts).where(starts.c.at < database_now() - age_seconds))
+        """Not the planned ones: a deploy that forgot them would have as many more."""
+        old = starts.c.at < database_now() - age_seconds
+        connection.execute(delete(starts).where(old, starts.c.kind != "planned"))
 
     def _note(
         self, connection: Connection, subject: str, kind: str, starter: str | None = None, deploy: str | None = None

@@ -44,6 +44,8 @@ def test_a_model_that_cannot_start_says_why_within_30_seconds(data: Path) -> Non
         print(f"\n{reason(1)}")
         assert "100000" in reason(1)
         assert "100000" in refusal(server, "tiny")
+        # Serve's own limit is three failed starts, after which it never starts the model again.
+        server.until(lambda: server.health()["models"][1]["restarts_last_hour"] >= 3, 180)
     finally:
         server.stop()
 

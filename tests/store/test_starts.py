@@ -126,11 +126,14 @@ async def test_the_reason_of_the_newest_failed_start_is_known_until_another_star
     assert (await model.store.restarts("tiny", BUDGET)).failure is None
 
 
-async def test_old_starts_are_forgotten(model: Model) -> None:
+async def test_old_starts_are_forgotten_and_a_deploy_does_not_get_its_planned_ones_again(model: Model) -> None:
     await model.spent()
     await model.store.forget_starts(HOUR)
     assert (await model.store.restarts("tiny", BUDGET)).last_hour == BUDGET
     model.older(HOUR)
     await model.store.forget_starts(HOUR)
     with model.store.begin(write=False) as connection:
-        assert connection.execute(text("select count(*) from starts")).scalar() == 0
+        kinds = connection.execute(text("select distinct kind from starts")).scalars().all()
+    assert kinds == ["planned"]
+    await model.ask("after a day")
+    assert (await model.store.restarts("tiny", BUDGET)).last_hour == 1

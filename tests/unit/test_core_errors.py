@@ -57,6 +57,8 @@ def test_the_cores_own_words_are_known_to_its_parent(core: logging.Logger, confi
     fail_as_vllm_does(core)
     assert errors.explain(PARENT) == "ValueError: Available memory on node 0 (20/23 GiB)"
     assert config["handlers"] == {}
+    errors.forget()
+    assert errors.explain(PARENT) == PARENT
 
 
 def test_a_core_that_was_killed_cannot_speak(config: dict[str, Any]) -> None:

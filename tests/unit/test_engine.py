@@ -12,6 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from app.errors import EngineLost
+from deployments.occupancy import Occupancy
+
 
 @pytest.fixture(scope="module")
 def engine() -> ModuleType:
@@ -55,6 +58,20 @@ async def test_a_line_that_leaves_is_aborted_inside_vllms_own_task(engine: Modul
     async with asyncio.timeout(5):
         await asyncio.gather(task, return_exceptions=True)
         await aborted.wait()
+
+
+async def test_lines_that_waited_to_enter_a_core_that_died_meanwhile_are_not_said_to_be_in_it(
+    engine: ModuleType,
+) -> None:
+    methods = ("run_lines", "_must_be", "_raise_if_dead")  # without LLMServer, which cannot be made without an engine
+    replica: Any = type("Replica", (), {name: getattr(engine.BatchEngine, name) for name in methods})()
+    replica._replica = "r1"
+    replica._occupancy = Occupancy()
+    replica._client = SimpleNamespace(errored=True, dead_error=RuntimeError("dead"))
+    replica._core_errors = SimpleNamespace(explain=str)
+    messages = replica.run_lines("/v1/completions", [b"{}"], True, "r1")
+    with pytest.raises(EngineLost, match="dead"):
+        await anext(messages)
 
 
 async def test_a_stream_that_nobody_reads_any_more_is_aborted(engine: ModuleType) -> None:

@@ -219,7 +219,18 @@ async def test_results_wait_while_storage_is_away_and_none_is_lost(
     assert len(yard.engines.seen) == 12
 
 
-async def test_a_batch_whose_input_is_gone_fails_instead_of_being_picked_for_ever(yard: Yard) -> None:
+@pytest.mark.parametrize("refusals", [0, 2])
+async def test_a_batch_whose_input_is_gone_fails_instead_of_being_picked_for_ever(
+    yard: Yard, refusals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, stop_batch = iter(range(refusals)), yard.store.stop_batch
+
+    async def reluctant(*arguments: Any) -> Any:
+        if next(left, None) is not None:
+            raise StoreUnavailable("locked")
+        return await stop_batch(*arguments)
+
+    monkeypatch.setattr(yard.store, "stop_batch", reluctant)
     yard.engines.alive.clear()
     async with yard.dispatcher():
         batch_id = await yard.create(requests(8))

@@ -45,6 +45,13 @@ def test_vllms_engine_client_answers_what_engine_py_asks_it() -> None:
     assert isinstance(inspect.getattr_static(AsyncLLM, "dead_error"), property)
 
 
+def test_serve_gives_up_only_by_the_two_counts_that_endless_py_speaks_of() -> None:
+    from ray.serve._private import deployment_state
+
+    source = inspect.getsource(deployment_state.DeploymentState._failed_to_start_threshold.fget)
+    assert "max_constructor_retry_count" in source and "MAX_PER_REPLICA_RETRY_COUNT" in source
+
+
 def test_vllms_core_logs_where_core_errors_py_listens() -> None:
     import vllm.envs
     from vllm.logger import DEFAULT_LOGGING_CONFIG
