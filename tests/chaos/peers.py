@@ -123,7 +123,8 @@ def _process(command: Sequence[str], log: Path, **environment: str) -> Iterator[
     try:
         yield peer
     finally:
-        end(peer)
+        if peer.poll() is None:
+            end(peer)
 
 
 def _strike(peer: subprocess.Popen[bytes], part: str, number: signal.Signals) -> None:
