@@ -108,8 +108,10 @@ def run_batch(number: signal.Signals) -> Callable[[Yards], Row]:
                     note = f"ended with code {peer.wait(PATIENCE_SECONDS)} after {time.monotonic() - struck:.0f} s"
                 except subprocess.TimeoutExpired:
                     note = f"hung for {PATIENCE_SECONDS} s, then ended by us"
-            kept = output.read_bytes().count(b"\n") if output.exists() else 0
-        return Row(in_flight=LINES, lost=LINES - kept, note=f"{note}; {kept} lines in the output file")
+            lines = [json.loads(line) for line in output.read_bytes().splitlines()] if output.exists() else []
+        answered = sum((line["response"] or {}).get("status_code") == 200 for line in lines)
+        note = f"{note}; {len(lines)} lines in the output file, {answered} of them answers"
+        return Row(in_flight=LINES, lost=LINES - answered, note=note)
 
     return run
 
