@@ -1,4 +1,4 @@
-"""One server for many tests: a start costs half a minute."""
+"""What the tests with servers of their own share. One runs at a time: a second would slow its start."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,12 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.server import Server
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The model `tiny` on one replica. Tests that break it mend it: they leave it ready."""
-    yield from running(Server(tmp_path_factory.mktemp("tiny") / "data"))
 
 
 def running(server: Server) -> Iterator[Server]:
