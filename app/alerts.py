@@ -94,6 +94,7 @@ class Sentinel:
         self._started = clock()
         self._progress: dict[str, _Progress] = {}
         self._lasting: set[Condition] = set()
+        self._most_healthy: dict[str, int] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -121,7 +122,8 @@ class Sentinel:
     def _models(self, models: list[ModelHealth]) -> dict[Condition, str]:
         found = {}
         for model in models:
-            if _budget_is_spent(model):
+            self._most_healthy[model.id] = max(model.healthy, self._most_healthy.get(model.id, 0))
+            if self._budget_is_spent(model):
                 found[Condition("restart_budget_spent", model.id)] = _budget_words(model)
             if not model.healthy and (words := self._down(model)):
                 found[Condition("model_down", model.id)] = words
@@ -134,10 +136,15 @@ class Sentinel:
             words = f"Model {model.id} has had no healthy replica for {seconds:.0f} s"
         else:
             seconds = self._clock() - self._started
-            if model.reason is None and not _budget_is_spent(model):
+            if model.reason is None and not self._budget_is_spent(model):
                 patience = COLD_START_SECONDS
             words = f"Model {model.id} has not become ready in the {seconds:.0f} s since this dispatcher started"
         return f"{words}: new batches are refused, running ones wait." if seconds >= patience else None
+
+    def _budget_is_spent(self, model: ModelHealth) -> bool:
+        """No replica that is missing will be started again. A budget of 0 is spent while the first ones load as well."""
+        lost = model.restart_budget > 0 or model.healthy < self._most_healthy[model.id]
+        return model.restarts_refill_at is not None and model.healthy < model.target and lost
 
     async def _disk(self) -> dict[Condition, str]:
         try:
@@ -178,12 +185,6 @@ class Sentinel:
         if before is not None and can_move and (before.status, before.done) == (batch.status, done):
             return before
         return _Progress(batch.status, done, self._clock())
-
-
-def _budget_is_spent(model: ModelHealth) -> bool:
-    """No replica that is missing will be started again. With a budget of 0 a first start is no restart."""
-    started_before = model.last_healthy_seconds_ago is not None or model.restarts_last_hour > 0
-    return model.restarts_refill_at is not None and model.healthy < model.target and started_before
 
 
 def _budget_words(model: ModelHealth) -> str:

@@ -145,10 +145,14 @@ async def test_a_spent_budget_is_told_at_once_when_a_replica_is_missing(scene: S
     assert await scene.look() == []
 
 
-async def test_a_budget_of_0_is_spent_once_a_replica_has_died_and_not_while_the_first_loads(scene: Scene) -> None:
-    scene.model(0, last_healthy_seconds_ago=None, restart_budget=0, restarts_refill_at=REFILL)
+async def test_a_budget_of_0_is_spent_once_a_replica_has_died_and_not_while_the_first_ones_load(scene: Scene) -> None:
+    zero = {"target": 2, "restart_budget": 0, "restarts_refill_at": REFILL}
+    scene.model(0, last_healthy_seconds_ago=None, **zero)
     assert await scene.look_for(COLD_START_SECONDS - LOOK_SECONDS) == []
-    scene.model(0, last_healthy_seconds_ago=1.0, restart_budget=0, restarts_refill_at=REFILL)
+    for healthy in (1, 2):
+        scene.model(healthy, last_healthy_seconds_ago=0.0, **zero)
+        assert await scene.look() == []
+    scene.model(1, last_healthy_seconds_ago=0.0, **zero)
     assert await scene.look() == [SPENT]
 
 
