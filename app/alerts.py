@@ -142,7 +142,7 @@ class Sentinel:
         return f"{words}: new batches are refused, running ones wait." if seconds >= patience else None
 
     def _budget_is_spent(self, model: ModelHealth) -> bool:
-        """No replica that is missing will be started again. A budget of 0 is spent while the first ones load as well."""
+        """No replica that is missing will be started again. A budget of 0 is also spent while the first ones load."""
         lost = model.restart_budget > 0 or model.healthy < self._most_healthy[model.id]
         return model.restarts_refill_at is not None and model.healthy < model.target and lost
 
