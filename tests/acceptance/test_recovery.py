@@ -15,7 +15,7 @@ from tests.acceptance.lines import assert_each_line_once, chats
 from tests.acceptance.server import FINAL, START_SECONDS, Server
 from tests.commands import batchyard
 
-LINES = 1200
+LINES = 800
 AFTER_UP_LINES = 400
 
 
