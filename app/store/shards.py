@@ -71,9 +71,10 @@ class ShardVerbs(Database):
         held = set()
         for draft in drafts:
             claim = draft.claim
-            # `done` by this very claim: a commit whose answer got lost, which the writer tries again.
-            mine = update(shards).where(self._claimed(claim), shards.c.state.in_(("running", "done")))
-            if not connection.execute(mine.values(state="done" if draft.finishes else shards.c.state)).rowcount:
+            # Finished by this very claim already: a commit whose answer got lost, which its writer tries again.
+            states = ("running", "done") if draft.finishes else ("running",)
+            mine = update(shards).where(self._claimed(claim), shards.c.state.in_(states))
+            if not connection.execute(mine.values(state="done" if draft.finishes else "running")).rowcount:
                 continue
             held.add(claim.key)
             if draft.lines:

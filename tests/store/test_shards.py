@@ -112,6 +112,7 @@ async def test_a_shard_is_done_with_the_segment_that_finishes_it(store: Store) -
     claim = await a_claim(store, lease=LAPSED)
     assert await store.record([draft(claim, [0, 1]), draft(claim, [2, 3], finishes=True)]) == {claim.key}
     assert await store.claim_shards("second", LEASE, MODEL, 9) == []
+    assert not await store.record([draft(claim, [0])])
     assert (await ended_claim(store)).batch.completed == 4
 
 

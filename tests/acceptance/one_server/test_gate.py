@@ -37,7 +37,7 @@ class Prober(threading.Thread):
 
 
 def test_kill_9_of_the_only_replica_closes_the_gate_at_once_and_loses_nothing(server: Server) -> None:
-    lines = 1000
+    lines = 1500
     batch = server.create(chats(lines, max_tokens=16, ignore_eos=True))
     server.follow(batch.id, lambda each: bool(each.request_counts and each.request_counts.completed > 100))
     prober = Prober(server, server.upload(chats(1)))
