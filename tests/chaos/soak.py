@@ -53,7 +53,7 @@ class Sampler(threading.Thread):
     def __init__(self, server: ChaosServer) -> None:
         super().__init__(daemon=True)
         self._server, self._over = server, threading.Event()
-        self._started = time.monotonic()
+        self._begin = time.monotonic()
         self.samples: list[Sample] = []
 
     def run(self) -> None:
@@ -65,7 +65,7 @@ class Sampler(threading.Thread):
         self.join(60)
 
     def minute(self) -> float:
-        return round((time.monotonic() - self._started) / 60, 2)
+        return round((time.monotonic() - self._begin) / 60, 2)
 
     def _sample(self) -> Sample:
         memory, open_files, processes = 0, 0, 0
