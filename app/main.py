@@ -10,9 +10,9 @@ from ray.serve import Application
 from app.errors import SettingsError
 from app.settings import Settings
 from deployments.dispatcher import BatchDispatcher
-from deployments.endless import ENDLESS
 from deployments.engines import engine_application
 from deployments.gateway import Gateway
+from deployments.restarts import ENDLESS
 
 
 def build(args: Mapping[str, Any]) -> Application:

@@ -9,8 +9,9 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import obstore
 from obstore.exceptions import BaseError
@@ -22,8 +23,23 @@ READ_BYTES = 1024 * 1024
 """Bytes a streamed read hands on at a time: large enough for throughput, small against our memory."""
 
 
+MARK_TEXT = (
+    b"A Batchyard ledger knows its object store by this object: without it the ledger takes the store for another.\n"
+)
+
+
 class Writer(Protocol):
     async def write(self, data: bytes) -> int: ...
+
+
+class Ledger(Protocol):
+    """What remembers which object store is its own."""
+
+    async def objects_mark(self) -> str | None: ...
+
+    async def set_objects_mark(self, key: str) -> str:
+        """Returns the mark that stands: another's, if that came first."""
+        ...
 
 
 class Objects:
@@ -31,35 +47,56 @@ class Objects:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
+        self._mark: str | None = None
         self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
         try:
-            self._store = LocalStore(self._folder, mkdir=True) if self._folder else from_url(url)
+            # Cleanup: a folder goes with its last object, or each batch would leave one behind.
+            local = self._folder and LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+            self._store = local or from_url(url)
         except (BaseError, ValueError, OSError) as error:
             raise ObjectsUnavailable(f"The object store {url} cannot be opened: {error}") from error
 
+    @classmethod
+    async def open(cls, url: str, ledger: Ledger) -> Self:
+        """The object store of this ledger. An object in it, the mark, says so from the ledger's first start on.
+
+        Without a mark, a folder that is not mounted and a bucket that is another would look like the ledger's own with
+        every file deleted. Raises ObjectsUnavailable and StoreUnavailable.
+        """
+        objects = cls(url)
+        mark = await ledger.objects_mark()
+        if mark is None:
+            mine = f"marks/{uuid4().hex}"
+            await objects.put(mine, MARK_TEXT)
+            mark = await ledger.set_objects_mark(mine)
+            if mark != mine:
+                await objects.delete(mine)
+        objects._mark = mark
+        return objects
+
     async def put(self, key: str, data: bytes | Path) -> None:
-        with _seam(key):
+        async with self._changing(key):
             await obstore.put_async(self._store, key, data)
             await self._synchronise(key)
 
     @asynccontextmanager
     async def writer(self, key: str) -> AsyncIterator[Writer]:
         """Streams an object; it is there once the block ends, and not at all when the block raises."""
-        with _seam(key):
+        async with self._changing(key):
             async with obstore.open_writer_async(self._store, key, buffer_size=5 * READ_BYTES) as writer:
                 yield writer
             await self._synchronise(key)
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Bytes [start, end) of the object; to its end when `end` is None."""
-        with _seam(key):
+        async with self._reading(key):
             if end is None:
                 return b"".join([chunk async for chunk in self.stream(key, start)])
             return bytes(await obstore.get_range_async(self._store, key, start=start, end=end)) if end > start else b""
 
     async def stream(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes of `read`, a part at a time."""
-        with _seam(key):
+        async with self._reading(key):
             if end is not None and end <= start:
                 return
             options: obstore.GetOptions = {"range": {"offset": start} if end is None else (start, end)}
@@ -69,16 +106,44 @@ class Objects:
 
     async def delete(self, key: str) -> None:
         """Deleting what is not there is no error."""
-        with _seam(key):
+        async with self._changing(key):
             try:
                 await obstore.delete_async(self._store, key)
             except FileNotFoundError:
                 return
 
     async def delete_prefix(self, prefix: str) -> None:
-        with _seam(prefix):
+        async with self._changing(prefix):
             async for found in obstore.list(self._store, prefix=prefix, chunk_size=500):
                 await obstore.delete_async(self._store, [entry["path"] for entry in found])
+
+    @asynccontextmanager
+    async def _reading(self, key: str) -> AsyncIterator[None]:
+        try:
+            with _seam(key):
+                yield
+        except ObjectMissing:
+            await self._verify()
+            raise
+
+    @asynccontextmanager
+    async def _changing(self, key: str) -> AsyncIterator[None]:
+        await self._verify()
+        with _seam(key):
+            yield
+
+    async def _verify(self) -> None:
+        """Raises ObjectsUnavailable when this is not the ledger's store."""
+        if self._mark is None:
+            return
+        try:
+            with _seam(self._mark):
+                await obstore.head_async(self._store, self._mark)
+        except ObjectMissing as error:
+            raise ObjectsUnavailable(
+                f"The object store is not the one that the ledger's files lie in: it has no object {self._mark!r}. "
+                "Mount its folder or correct `objects`; if only that object was deleted, put an empty one in its place"
+            ) from error
 
     async def _synchronise(self, key: str) -> None:
         if self._folder is not None:

@@ -27,7 +27,7 @@ class BatchDispatcher:
     async def __init__(self, settings: Settings, engines: Mapping[str, DeploymentHandle]) -> None:
         start_telemetry("dispatcher")
         store = await asyncio.to_thread(Store.open, settings.database_url, lambda: int(time.time()))
-        objects = Objects(settings.objects_url)
+        objects = await Objects.open(settings.objects_url, store)
         restarts = RestartWatch(store, list(engines), settings.restarts_per_hour)
         watch = ReplicaWatch(
             settings.models, engines, restarts=restarts.restarts, budget=settings.restarts_per_hour, lost=_alert_of_loss

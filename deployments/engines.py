@@ -10,10 +10,9 @@ from ray.serve.llm import LLMConfig
 
 from app.settings import ModelSettings, Settings
 from deployments import priority
-from deployments.endless import ENDLESS
 from deployments.engine import BatchEngine
 from deployments.placement import bundle, cpu_replicas
-from deployments.restarts import Brakes
+from deployments.restarts import ENDLESS, Brakes
 
 MAX_CALLS = 1000
 """Calls a replica takes at once: watches, calls with lines, online requests. vLLM queues; this is no limit to meet."""

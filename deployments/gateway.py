@@ -50,7 +50,7 @@ class Gateway:
         ]
 
     async def __serve_build_asgi_app__(self) -> Any:
-        objects = Objects(self._settings.objects_url)
+        objects = await Objects.open(self._settings.objects_url, self._store)
         return build_app(
             self._settings,
             self._store,

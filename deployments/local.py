@@ -20,11 +20,10 @@ import structlog
 
 from app.settings import Settings
 from app.telemetry import alert, start_telemetry
-from deployments.endless import ENDLESS
 from deployments.family import AWAITED_SIGNALS, GRACE_SECONDS, STOP_CHILD, STOP_SIGNALS, adopt_orphans, leave_nothing
 from deployments.folder_lock import lock_folder
 from deployments.local_config import LocalConfig, refuse_open_door, refuse_taken_port
-from deployments.restarts import ClusterBrake, ledger_asker
+from deployments.restarts import ENDLESS, ClusterBrake, ledger_asker
 
 log = structlog.get_logger()
 

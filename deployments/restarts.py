@@ -23,6 +23,13 @@ from app.store.starts import LONGEST_PAUSE_SECONDS
 
 log = structlog.get_logger()
 
+ENDLESS = 1_000_000
+"""How often Serve may try to start a replica before it gives up its deployment for ever: as good as always.
+
+Serve takes the smaller of a deployment's `max_constructor_retry_count` and its replicas times
+RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT (3, if nobody sets it), so both are set. When to stop is for these brakes to say.
+"""
+
 ASK_SECONDS = 1.0
 """How often who waits asks: a person who lifts the budget wants to see it start."""
 

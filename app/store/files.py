@@ -8,7 +8,7 @@ from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, up
 from app.store.database import reading, writing
 from app.store.idempotency import IdempotencyVerbs
 from app.store.records import File, file_of
-from app.store.tables import FINAL_STATES, batches, files, idempotency
+from app.store.tables import FINAL_STATES, batches, files, idempotency, object_store
 
 _READ_BY_A_BATCH = exists().where(batches.c.input_file_id == files.c.id, batches.c.status.not_in(FINAL_STATES))
 
@@ -100,6 +100,19 @@ class FileVerbs(IdempotencyVerbs):
     @writing
     def forget_files(self, connection: Connection, file_ids: Sequence[str]) -> None:
         connection.execute(delete(files).where(files.c.id.in_(file_ids), self._forgettable()))
+
+    @reading
+    def objects_mark(self, connection: Connection) -> str | None:
+        """The object by which the store that the files' contents lie in is known."""
+        return connection.scalar(select(object_store.c.mark))
+
+    @writing
+    def set_objects_mark(self, connection: Connection, key: str) -> str:
+        """The mark that stands: this one, or another's that came first."""
+        if (earlier := connection.scalar(select(object_store.c.mark))) is not None:
+            return str(earlier)
+        connection.execute(insert(object_store).values(id=1, mark=key))
+        return key
 
     def _alive(self) -> Any:
         return and_(files.c.deleted_at.is_(None), or_(files.c.expires_at.is_(None), files.c.expires_at > self._now()))

@@ -172,6 +172,15 @@ starts = Table(
     Index(None, "starter"),
 )
 
+# One row once it is known: the object by which the ledger's object store is told from any other.
+object_store = Table(
+    "object_store",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("mark", String(255), nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+
 
 class database_now(FunctionElement[float]):
     """Seconds since 1970 by the database's clock: the only clock that all owners of leases share."""

@@ -178,3 +178,10 @@ async def test_a_name_is_taken_once(store: Store) -> None:
     with pytest.raises(StoreUnavailable):
         await store.add_file(a_file("file-1", filename="second"))
     assert await store.file(TENANT, "file-1") == a_file("file-1", filename="first")
+
+
+async def test_the_first_mark_of_the_object_store_stands(store: Store) -> None:
+    assert await store.objects_mark() is None
+    assert await store.set_objects_mark("marks/1") == "marks/1"
+    assert await store.set_objects_mark("marks/2") == "marks/1"
+    assert await store.objects_mark() == "marks/1"

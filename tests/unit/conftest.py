@@ -14,6 +14,7 @@ from app.objects import Objects
 from app.settings import Settings
 from app.store import File, Store
 from tests.unit.fakes import START, AddResultFile, Clock, FakeEngines, FakeHealth, MakeClient, Upload, client_of
+from tests.unit.yard import Yard
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +144,10 @@ def add_result_file(store: Store, objects: Objects) -> AddResultFile:
         )
 
     return add
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Iterator[Yard]:
+    made = Yard(tmp_path)
+    yield made
+    made.store.close()

@@ -16,13 +16,6 @@ from app.store import ShardClaim
 from tests.unit.yard import Yard, requests
 
 
-@pytest.fixture
-def yard(tmp_path: Path) -> Any:
-    made = Yard(tmp_path)
-    yield made
-    made.store.close()
-
-
 async def claimed(yard: Yard, lines: int = 4, owner: str = "me", lease: float = 60) -> tuple[str, ShardClaim]:
     """A batch whose first shard the caller holds."""
     batch_id = await yard.create(requests(lines))

@@ -39,6 +39,10 @@ def local(root: Path) -> Objects:
     return Objects(root.as_uri())
 
 
+def entries(folder: Path) -> set[str]:
+    return {each.name for each in folder.iterdir()}
+
+
 async def joined(stream: AsyncIterator[bytes]) -> bytes:
     return b"".join([part async for part in stream])
 
@@ -150,6 +154,15 @@ async def test_a_prefix_is_deleted_and_its_neighbours_stay(objects: Objects) -> 
         assert await objects.read(kept) == b"x"
 
 
+async def test_a_folder_goes_with_its_last_object(local: Objects, root: Path) -> None:
+    for key in ("segments/batch_1/a", "segments/batch_1/b", "segments/batch_2/a"):
+        await local.put(key, b"x")
+    await local.delete_prefix("segments/batch_1/")
+    assert entries(root / "segments") == {"batch_2"}
+    await local.delete("segments/batch_2/a")
+    assert entries(root) == set()
+
+
 # Missing and unavailable
 
 
@@ -180,6 +193,18 @@ async def _delete(objects: Objects) -> None:
     await objects.delete("a/b")
 
 
+async def _delete_prefix(objects: Objects) -> None:
+    await objects.delete_prefix("a/")
+
+
+async def _read(objects: Objects) -> None:
+    await objects.read("a/b")
+
+
+async def _stream(objects: Objects) -> None:
+    await joined(objects.stream("a/b"))
+
+
 Verb = Callable[[Objects], Awaitable[None]]
 
 
@@ -202,6 +227,64 @@ async def test_what_the_disk_did_not_take_is_unavailable(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ObjectsUnavailable, match="No space left on device"):
         await verb(local)
+
+
+# The mark: a ledger's own store, or another
+
+
+class Ledger:
+    """Remembers a mark; `first` is one that another process sets just before us."""
+
+    def __init__(self, first: str | None = None) -> None:
+        self.mark: str | None = None
+        self._first = first
+
+    async def objects_mark(self) -> str | None:
+        return self.mark
+
+    async def set_objects_mark(self, key: str) -> str:
+        self.mark = self.mark or self._first or key
+        return self.mark
+
+
+@pytest.mark.parametrize("verb", [_put, _write, _delete, _delete_prefix, _read, _stream])
+async def test_a_store_that_is_another_is_unavailable_until_the_right_one_is_back(
+    url: str, root: Path, tmp_path: Path, verb: Verb
+) -> None:
+    """As when a folder is not mounted: what is there is empty, and must stay so."""
+    ledger = Ledger()
+    await (await Objects.open(url, ledger)).put("a/b", b"hello")
+    os.rename(root, tmp_path / "elsewhere")
+    objects = await Objects.open(url, ledger)
+    with pytest.raises(ObjectsUnavailable, match="is not the one that the ledger's files lie in"):
+        await verb(objects)
+    assert entries(root) == set()
+    os.rename(tmp_path / "elsewhere", root)
+    await verb(objects)
+
+
+async def test_what_is_missing_from_the_ledgers_own_store_is_missing(url: str) -> None:
+    objects = await Objects.open(url, Ledger())
+    with pytest.raises(ObjectMissing):
+        await objects.read("a")
+
+
+async def test_of_two_marks_the_first_stands_and_the_other_goes(url: str, root: Path) -> None:
+    await Objects(url).put("marks/first", b"")
+    objects = await Objects.open(url, Ledger(first="marks/first"))
+    assert entries(root / "marks") == {"first"}
+    await objects.put("a", b"hello")
+
+
+async def test_a_store_that_lost_only_its_mark_is_mended_by_an_empty_object(url: str) -> None:
+    ledger = Ledger()
+    objects = await Objects.open(url, ledger)
+    assert ledger.mark is not None
+    await objects.delete(ledger.mark)
+    with pytest.raises(ObjectsUnavailable, match="put an empty one in its place"):
+        await objects.put("a", b"hello")
+    await Objects(url).put(ledger.mark, b"")
+    await objects.put("a", b"hello")
 
 
 # Power loss

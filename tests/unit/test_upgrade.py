@@ -45,7 +45,7 @@ def test_vllms_engine_client_answers_what_engine_py_asks_it() -> None:
     assert isinstance(inspect.getattr_static(AsyncLLM, "dead_error"), property)
 
 
-def test_serve_gives_up_only_by_the_two_counts_that_endless_py_speaks_of() -> None:
+def test_serve_gives_up_only_by_the_two_counts_that_restarts_py_speaks_of() -> None:
     from ray.serve._private import deployment_state
 
     source = inspect.getsource(deployment_state.DeploymentState._failed_to_start_threshold.fget)
