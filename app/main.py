@@ -10,7 +10,7 @@ from ray.serve import Application
 from app.errors import SettingsError
 from app.settings import Settings
 from deployments.dispatcher import BatchDispatcher
-from deployments.engines import engine_application
+from deployments.engines import SETTLE_SECONDS, engine_application
 from deployments.gateway import Gateway
 from deployments.restarts import ENDLESS
 
@@ -26,7 +26,11 @@ def build(args: Mapping[str, Any]) -> Application:
         "max_constructor_retry_count": ENDLESS,  # they need database and objects, which may be away for longer
         "ray_actor_options": {"num_cpus": 0},
     }
-    dispatcher = BatchDispatcher.options(num_replicas=settings.dispatch.dispatchers, **common).bind(settings, engines)
+    dispatcher = BatchDispatcher.options(
+        num_replicas=settings.dispatch.dispatchers,
+        graceful_shutdown_timeout_s=settings.dispatch.drain_seconds + SETTLE_SECONDS,
+        **common,
+    ).bind(settings, engines)
     return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=1000, **common).bind(
         settings, engines, dispatcher
     )

@@ -136,6 +136,11 @@ class DispatchSettings(_Frozen):
         "kills is found after 4 or 5.",
     )
     dispatchers: int = Field(default=1, ge=1, description="Dispatcher replicas; leases keep them apart.")
+    drain_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="How long a redeploy waits for the lines in flight; what has no answer by then runs again.",
+    )
 
 
 class Retention(_Frozen):

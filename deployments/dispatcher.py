@@ -35,6 +35,7 @@ class BatchDispatcher:
         owner = f"dispatcher-{uuid4().hex}"
         self._dispatcher = Dispatcher(store, objects, RayEngines(watch, engines), settings, owner)
         self._lifecycle = Lifecycle(store, objects, settings, owner)
+        self._drain_seconds = settings.dispatch.drain_seconds
         self._tasks = [
             asyncio.create_task(watch.run(), name="watch"),
             asyncio.create_task(restarts.run(), name="restarts"),
@@ -53,7 +54,8 @@ class BatchDispatcher:
                 task.result()
 
     async def __del__(self) -> None:
-        """Serve's graceful end, as in a redeploy: what was finished is kept, the rest is free for others at once."""
+        """Serve's graceful end, as in a redeploy: lines in flight may finish, the rest is free for others at once."""
+        await self._dispatcher.drain(self._drain_seconds)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

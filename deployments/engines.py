@@ -17,6 +17,9 @@ from deployments.restarts import ENDLESS, Brakes
 MAX_CALLS = 1000
 """Calls a replica takes at once: watches, calls with lines, online requests. vLLM queues; this is no limit to meet."""
 
+SETTLE_SECONDS = 10.0
+"""What a replica that has drained may still take to record the last answers and to end, before Serve kills it."""
+
 CPU_SEQUENCES = 256
 
 CPU_NICENESS = 10
@@ -46,6 +49,7 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
             name=f"Engine:{model.id}",
             health_check_period_s=settings.health_check_seconds,
             max_constructor_retry_count=ENDLESS,
+            graceful_shutdown_timeout_s=settings.dispatch.drain_seconds + SETTLE_SECONDS,
             request_router_config=RequestRouterConfig(request_router_class="deployments.replicas:TrackingRouter"),
         )
         .bind(

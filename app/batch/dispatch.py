@@ -5,6 +5,7 @@ recorder; the loops around it flush, renew the leases, and stop what was cancell
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -93,6 +94,7 @@ class Dispatcher:
         self._renewed = time.monotonic()
         self._looked_for_suspects: dict[str, float] = {}
         self._fault: BaseException | None = None
+        self._draining = False
         self.room_made = asyncio.Event()
         self.shard_answered = asyncio.Event()
 
@@ -131,13 +133,24 @@ class Dispatcher:
             if (run := self._runs.get(key)) is not None:
                 run.stop()
 
+    async def drain(self, seconds: float) -> None:
+        """Starts nothing any more, and returns when what runs has ended, at the latest after so long."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while tasks := self._tasks():  # a claim that is under way may still start one
+                    await asyncio.wait(tasks)
+
     async def close(self) -> None:
         """Stops all runs and gives their shards back, with what was finished made durable."""
-        tasks = [run.task for run in self._runs.values() if run.task is not None]
+        tasks = self._tasks()
         for run in list(self._runs.values()):
             run.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._recorder.flush()
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [run.task for run in self._runs.values() if run.task is not None]
 
     def _shards_wanted(self, model: str) -> Mapping[str, int]:
         """Shards to send to each replica: it gets as many lines again as it runs, so that no slot of it waits for us.
@@ -177,7 +190,7 @@ class Dispatcher:
         return 0
 
     async def _claim(self, model: str, shards: int, *, suspect: bool = False) -> Sequence[ShardClaim]:
-        if shards < 1:
+        if shards < 1 or self._draining:
             return []
         lease = self._settings.dispatch.lease_seconds
         running = set(self._runs) | self._recorder.claims()

@@ -1,16 +1,14 @@
 """One data folder through power loss, a start in the background and a lost cluster: every batch ends whole."""
 
-import json
-import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import psutil
 from openai.types import Batch
 
 from deployments.folder_lock import server_pid
+from tests.acceptance.ledger import Ledger
 from tests.acceptance.lines import assert_each_line_once, chats
 from tests.acceptance.server import FINAL, START_SECONDS, Server
 from tests.commands import batchyard
@@ -28,7 +26,7 @@ def test_power_loss_and_then_a_lost_cluster_lose_and_double_no_line(data: Path) 
     before = server.follow(batch.id, lambda each: bool(each.request_counts and each.request_counts.completed > 200))
     durable = server.http.get(f"/v1/batches/{batch.id}/results").content.splitlines()
     server.kill_everything()
-    again = in_flight(data)
+    again = Ledger(data).in_flight()
     print(f"\nkill -9 of everything: {len(durable)} of {LINES} lines durable, {again} in flight that ran twice")
     assert again <= 2 * 256, "no more than the engine was sent"
 
@@ -66,16 +64,6 @@ def assert_whole(server: Server, batch_id: str, lines: int) -> Batch:
     assert batch.request_counts is not None and batch.request_counts.failed == 0
     assert_each_line_once(server, batch, [f"line-{number}" for number in range(lines)])
     return batch
-
-
-def in_flight(data: Path) -> int:
-    """Lines that were with the engine and have no durable answer: those run again."""
-    with closing(sqlite3.connect(data / "batchyard.db")) as ledger:
-        claimed = ledger.execute("SELECT batch_id, \"index\", count FROM shards WHERE state = 'running'").fetchall()
-        recorded = ledger.execute("SELECT batch_id, shard, lines FROM segments").fetchall()
-    running = {(batch_id, index) for batch_id, index, _ in claimed}
-    done = sum(len(json.loads(lines)) for batch_id, shard, lines in recorded if (batch_id, shard) in running)
-    return sum(count for _, _, count in claimed) - done
 
 
 def kill_raylet(data: Path) -> float:

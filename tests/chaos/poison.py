@@ -4,19 +4,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.acceptance.ledger import Ledger
 from tests.acceptance.lines import chat, jsonl, results
 from tests.chaos.report import Row
-from tests.chaos.yard import (
-    TOKENS,
-    Ledger,
-    LedgerWatch,
-    Scenario,
-    Yards,
-    custom_ids,
-    health_prober,
-    judge,
-    with_plugin,
-)
+from tests.chaos.watch import LedgerWatch, health_prober
+from tests.chaos.yard import TOKENS, Scenario, Yards, custom_ids, judge, with_plugin
 
 PLUGIN = Path(__file__).with_name("poison_plugin")
 LINES = 2000

@@ -5,10 +5,12 @@ import time
 from collections import Counter
 from contextlib import closing
 
+from tests.acceptance.ledger import Ledger
 from tests.acceptance.lines import chats
 from tests.chaos.clients import connected, cut_files, upload_request
 from tests.chaos.report import Row, together
-from tests.chaos.yard import TOKENS, ChaosServer, Ledger, LedgerWatch, Scenario, Yards, custom_ids, judge
+from tests.chaos.watch import LedgerWatch
+from tests.chaos.yard import TOKENS, ChaosServer, Scenario, Yards, custom_ids, judge
 
 SEED = 20
 LINES = 600

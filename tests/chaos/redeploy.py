@@ -14,21 +14,27 @@ from tests.chaos.yard import ChaosServer, Scenario, Yards, strike_in_batch
 from tests.commands import ROOT
 
 REPLICAS = ("engine", "dispatcher", "gateway")
+LINES = 5000
+"""The batch outlasts the redeploy."""
+
 SECONDS = 300
 READY = b"ready to deploy"
 
 
 def redeployed(replicas: int) -> Callable[[Yards], Row]:
-    """The row of a server with so many engine replicas."""
+    """The row of a server with so many engine replicas and gateways."""
 
     def run(yards: Yards) -> Row:
-        server = yards.running(BATCHYARD_REPLICAS=str(replicas))
+        config = yards.config(gateways=replicas)
+        server = yards.running(BATCHYARD_REPLICAS=str(replicas), BATCHYARD_CONFIG=str(config))
         before = {process.pid for name in REPLICAS for process in server.part(name)}
         with _ready_to_deploy(server) as deploy:
-            row = strike_in_batch(server, lambda: deploy.communicate(b"go\n", timeout=SECONDS))
+            row = strike_in_batch(server, lambda: deploy.communicate(b"go\n", timeout=SECONDS), lines=LINES)
         row.promise(deploy.returncode == 0, f"the redeploy ended with code {deploy.returncode}")
         left = before & {process.pid for name in REPLICAS for process in server.part(name)}
         row.promise(not left, f"{len(left)} replicas were not replaced")
+        row.promise(row.twice == 0, "lines in flight did not finish")
+        row.promise(replicas == 1 or row.detected is None, "with two of everything, the API was closed")
         yards.close()  # its settings are not what it was started with any more
         return row
 
@@ -77,8 +83,8 @@ def main(address: str) -> None:
 
 
 SCENARIOS = (
-    Scenario("redeploy-1", "rolling redeploy, 1 engine replica", redeployed(1)),
-    Scenario("redeploy-2", "rolling redeploy, 2 engine replicas", redeployed(2)),
+    Scenario("redeploy-1", "rolling redeploy, 1 engine replica and 1 gateway", redeployed(1)),
+    Scenario("redeploy-2", "rolling redeploy, 2 engine replicas and 2 gateways", redeployed(2)),
 )
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(SAMPLE_SECONDS):
-            self.samples.append(self._sample())
+            self.samples.append(sample := self._sample())
+            print(sample, file=sys.stderr, flush=True)
 
     def end(self) -> None:
         self._over.set()

@@ -2,24 +2,13 @@
 
 import contextlib
 import time
-from pathlib import Path
 
 import psutil
-import yaml
 
 from tests.acceptance.lines import chat, jsonl
 from tests.chaos.report import Row
-from tests.chaos.yard import (
-    Scenario,
-    Yards,
-    await_gone,
-    custom_ids,
-    health_prober,
-    judge,
-    lasting,
-    strike_in_batch,
-)
-from tests.commands import ROOT
+from tests.chaos.watch import health_prober
+from tests.chaos.yard import Scenario, Yards, await_gone, custom_ids, judge, lasting, strike_in_batch
 
 HANG_DETECTED_SECONDS = 40
 HANG_READY_SECONDS = 90
@@ -69,7 +58,7 @@ def dispatcher(yards: Yards) -> Row:
 
 def dispatcher_of_two(yards: Yards) -> Row:
     """The other takes its shards when the lease has run out. Woken up, it has results of claims that it lost."""
-    server = yards.running(BATCHYARD_CONFIG=str(_two_dispatchers(yards.folder)))
+    server = yards.running(BATCHYARD_CONFIG=str(yards.config(dispatch={"dispatchers": 2})))
     row = strike_in_batch(server, lambda: _stop_for_a_while(server.part("dispatcher")[0]))
     row.promise(bool(row.twice), "the other did not take its shards")
     return row
@@ -80,14 +69,6 @@ def _stop_for_a_while(process: psutil.Process) -> None:
         process.suspend()
     with contextlib.suppress(psutil.NoSuchProcess):  # replaced meanwhile
         process.resume()
-
-
-def _two_dispatchers(folder: Path) -> Path:
-    config = yaml.safe_load((ROOT / "tests/tiny.yaml").read_text())
-    config["applications"][0]["args"]["dispatch"] = {"dispatchers": 2}
-    path = folder / "two-dispatchers.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 SCENARIOS = (

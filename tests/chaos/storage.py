@@ -10,14 +10,13 @@ from pathlib import Path
 
 import httpx
 
+from tests.acceptance.ledger import Ledger
 from tests.acceptance.server import Server
 from tests.chaos.report import Row
+from tests.chaos.watch import LedgerWatch, Prober
 from tests.chaos.yard import (
     LINES,
     ChaosServer,
-    Ledger,
-    LedgerWatch,
-    Prober,
     Scenario,
     Yards,
     custom_ids,
@@ -61,6 +60,15 @@ def database_locked(yards: Yards) -> Row:
 
 def objects_away(yards: Yards) -> Row:
     """The folder is gone, and a file stands where it was, so that nobody makes it anew."""
+    return _objects_elsewhere(yards, lambda place: place.touch(), lambda place: place.unlink())
+
+
+def objects_unmounted(yards: Yards) -> Row:
+    """An empty folder stands where it was: nothing fails, and everything seems to be deleted."""
+    return _objects_elsewhere(yards, lambda place: place.mkdir(), lambda place: place.rmdir())
+
+
+def _objects_elsewhere(yards: Yards, put: Callable[[Path], None], take: Callable[[Path], None]) -> Row:
     server = yards.running()
     objects = server.data / "objects"
     elsewhere = objects.with_name("elsewhere")
@@ -68,8 +76,8 @@ def objects_away(yards: Yards) -> Row:
     def strike() -> None:
         with lasting(AWAY_SECONDS):
             objects.rename(elsewhere)
-            objects.touch()
-        objects.unlink()
+            put(objects)
+        take(objects)
         elsewhere.rename(objects)
 
     return away(server, strike)
@@ -152,6 +160,7 @@ def _run(*command: str | Path) -> None:
 SCENARIOS = (
     Scenario("database-locked", f"database locked for {AWAY_SECONDS} s", database_locked),
     Scenario("objects-away", f"object store away for {AWAY_SECONDS} s", objects_away),
+    Scenario("objects-unmounted", f"object folder not mounted for {AWAY_SECONDS} s", objects_unmounted),
     Scenario("disk-full", f"disk full for {AWAY_SECONDS} s", disk_full),
     Scenario("disk-read-only", "disk turned read-only by a fault", disk_read_only),
 )

@@ -1,30 +1,29 @@
 """The server under fire, what is watched of it meanwhile, and the judgement of its lines."""
 
 import contextlib
-import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import psutil
+import yaml
 from openai import APIError
 from openai.types import Batch
 
+from tests.acceptance.ledger import Ledger
 from tests.acceptance.lines import chats, results
 from tests.acceptance.server import FINAL, Server, title_of
 from tests.chaos.report import Row, together
+from tests.chaos.watch import LedgerWatch, Prober, health_prober
+from tests.commands import ROOT
 
 LINES = 1000
 TOKENS = 16
@@ -32,8 +31,6 @@ STRIKE_AT = 100
 """Lines done when the fault comes: the engine is full and the end far away."""
 
 FINISH_SECONDS = 420
-LOOK_SECONDS = 0.1
-SETTLE_LOOKS = 3
 LOAD_SECONDS = 1.0
 BATCHES_AT_ONCE = 2
 
@@ -146,6 +143,14 @@ class Yards:
         self._server: ChaosServer | None = None
         self._environment: dict[str, str] | None = None
 
+    def config(self, **args: Any) -> Path:
+        """tests/tiny.yaml with these settings besides."""
+        config = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
+        config["applications"][0]["args"] |= args
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
     def running(self, **environment: str) -> ChaosServer:
         """A whole server with this environment: the one that runs, or a new one with a folder of its own."""
         if self._server is None or self._environment != environment:
@@ -172,147 +177,6 @@ class Yards:
 def with_plugin(folder: Path) -> dict[str, str]:
     """The environment of a server whose interpreters find this folder first."""
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
-
-
-class Prober(threading.Thread):
-    """Asks a server the same thing again and again, and notes when it answered what."""
-
-    def __init__(
-        self, url: str, ask: Callable[[httpx.Client], str], good: Collection[str], seconds: float, patience: float
-    ) -> None:
-        super().__init__(daemon=True)
-        self._http = httpx.Client(base_url=url, timeout=patience)
-        self._ask, self._good, self._seconds = ask, good, seconds
-        self._over = threading.Event()
-        self.answers: list[tuple[float, str]] = []
-
-    def __enter__(self) -> Self:
-        self.start()
-        while len(self.answers) < SETTLE_LOOKS:
-            self._over.wait(self._seconds)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join(60)
-        self._http.close()
-
-    def run(self) -> None:
-        while not self._over.wait(self._seconds):
-            try:
-                answer = self._ask(self._http)
-            except httpx.HTTPError as error:
-                answer = f"no answer ({type(error).__name__})"
-            self.answers.append((time.monotonic(), answer))
-
-    def first(self, after: float, *, unlike: str) -> float | None:
-        """Seconds from `after` to the first answer that is not this one."""
-        return next((at - after for at, answer in self.answers if at > after and answer != unlike), None)
-
-    def good_again(self, after: float) -> float | None:
-        """Seconds from `after` to the answer from which on all were good; None when none was bad."""
-        bad = [at for at, answer in self.answers if at > after and answer not in self._good]
-        return next((at - after for at, _ in self.answers if bad and at > bad[-1]), None)
-
-    def bad(self, after: float) -> set[str]:
-        return {answer for at, answer in self.answers if at > after} - set(self._good)
-
-    def times_bad(self, after: float) -> int:
-        """How often good answers turned into bad ones."""
-        good = [True, *(answer in self._good for at, answer in self.answers if at > after)]
-        return sum(before and not now for before, now in pairwise(good))
-
-    def share_good(self) -> float:
-        """The share of time: each answer stands for the seconds since the one before."""
-        spans = [(at - before, answer in self._good) for (before, _), (at, answer) in pairwise(self.answers)]
-        return sum(seconds for seconds, good in spans if good) / sum(seconds for seconds, _ in spans)
-
-
-def health_prober(server: Server) -> Prober:
-    """/health says healthy, degraded or unhealthy; of the first two a batch is accepted."""
-
-    def ask(http: httpx.Client) -> str:
-        answer = http.get("/health")
-        try:
-            return str(answer.json()["status"])
-        except (ValueError, KeyError):
-            return f"HTTP {answer.status_code}"
-
-    return Prober(server.url, ask, ("healthy", "degraded"), LOOK_SECONDS, patience=2)
-
-
-class Ledger:
-    """What the database of a server says, read from outside, also when the server is dead."""
-
-    def __init__(self, data: Path) -> None:
-        self._path = data / "batchyard.db"
-
-    def ask(self, query: str, *parameters: Any) -> list[Any]:
-        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=2)) as connection:
-            return connection.execute(query, parameters).fetchall()
-
-    def status(self, batch_id: str) -> str:
-        return str(self.ask("SELECT status FROM batches WHERE id = ?", batch_id)[0][0])
-
-    def in_flight(self) -> int:
-        """Lines that an engine was sent and that have no durable answer."""
-        running = self.ask("SELECT batch_id, \"index\", count FROM shards WHERE state = 'running'")
-        return sum(count - len(self._recorded(batch_id, shard)) for batch_id, shard, count in running)
-
-    def sent_again(self) -> dict[tuple[str, int, int], int]:
-        """For each claim of a shard after its first: the lines that it found without an answer."""
-        again = self.ask('SELECT batch_id, "index", count, epoch FROM shards WHERE epoch > 1')
-        return {
-            (batch_id, shard, later): count - len(self._recorded(batch_id, shard, before=later))
-            for batch_id, shard, count, epoch in again
-            for later in range(2, epoch + 1)
-        }
-
-    def recorded(self) -> int:
-        return int(self.ask("SELECT coalesce(sum(json_array_length(lines)), 0) FROM segments")[0][0])
-
-    def _recorded(self, batch_id: str, shard: int, before: int = 1 << 30) -> set[int]:
-        query = "SELECT lines FROM segments WHERE batch_id = ? AND shard = ? AND epoch < ?"
-        return {line for (lines,) in self.ask(query, batch_id, shard, before) for line in json.loads(lines)}
-
-
-class LedgerWatch(threading.Thread):
-    """Reads the ledger while a batch runs: its rows of shards and segments go when the batch ends."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        super().__init__(daemon=True)
-        self._ledger = ledger
-        self._over = threading.Event()
-        self._sent_again: dict[tuple[str, int, int], int] = {}
-        self._growth: list[float] = []
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join(60)
-
-    def run(self) -> None:
-        last = -1
-        while not self._over.wait(LOOK_SECONDS):
-            with contextlib.suppress(sqlite3.Error):  # a fault of the disk is a fault for us as well
-                self._sent_again |= self._ledger.sent_again()
-                recorded = self._ledger.recorded()
-                if recorded != last:
-                    self._growth.append(time.monotonic())
-                    last = recorded
-
-    @property
-    def twice(self) -> int:
-        """Lines that were sent to an engine once more: the most that can have run twice."""
-        return sum(self._sent_again.values())
-
-    def longest_pause(self, after: float) -> float | None:
-        """The longest time without a new durable answer, from the fault on."""
-        moments = [after, *(at for at in self._growth if at > after)]
-        return max((later - earlier for earlier, later in pairwise(moments)), default=None)
 
 
 def custom_ids(lines: int) -> list[str]:
@@ -351,20 +215,21 @@ def strike_in_batch(
     strike: Callable[[], object],
     probe: Callable[[Server], Prober] = health_prober,
     refusals: Collection[str] = (),
+    lines: int = LINES,
 ) -> Row:
     """The row of a fault in the middle of a batch; `strike` returns when the fault is over, if it ever is.
 
     `refusals`: the only answers that a prober may get besides the good ones; none: any.
     """
     ledger = Ledger(server.data)
-    batch = start_batch(server)
+    batch = start_batch(server, lines)
     with probe(server) as prober, LedgerWatch(ledger) as watch:
         in_flight = ledger.in_flight()
         struck = time.monotonic()
         strike()
         finished = server.finished(batch.id)
         server.await_whole()
-    row = judge(server, finished, custom_ids(LINES))
+    row = judge(server, finished, custom_ids(lines))
     row.in_flight, row.twice = in_flight, watch.twice
     row.detected, row.ready = prober.first(struck, unlike=prober.answers[0][1]), prober.good_again(struck)
     row.pause = watch.longest_pause(struck)

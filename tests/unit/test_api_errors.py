@@ -187,4 +187,4 @@ async def test_a_client_that_leaves_is_neither_an_error_nor_an_answer(app: Starl
     assert (wire.status, wire.error) == (None, None)
     assert [log["event"] for log in logs] == ["client left"]
     metrics = await exchange(app, "GET", "/metrics", [])
-    assert b'batchyard_http_requests_total{method="POST",route="/v1/batches",status="499"} 1.0' in metrics.body
+    assert b',method="POST",route="/v1/batches",status="499"} 1.0' in metrics.body

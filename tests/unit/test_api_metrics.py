@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
+from app.api.metrics import GATEWAY
 from app.errors import StoreUnavailable
 from app.store import Store
 from tests.unit.fakes import FakeHealth, Upload, client_of
@@ -29,17 +30,21 @@ def sample(name: str, **labels: str) -> Sample:
     return f"batchyard_{name}", frozenset(labels.items())
 
 
+def counted(name: str, **labels: str) -> Sample:
+    return sample(name, gateway=GATEWAY, **labels)
+
+
 async def test_requests_are_counted_by_route_and_not_by_path(client: httpx2.AsyncClient) -> None:
     for path in ("/v1/files/a", "/v1/files/b", "/nowhere", "/elsewhere"):
         await client.get(path)
     await client.put("/v1/files")
     await client.request("BREW", "/v1/models/a/b")
     metrics = await scraped(client)
-    assert metrics[sample("http_requests_total", route="/v1/files/{file_id}", method="GET", status="404")] == 2
-    assert metrics[sample("http_requests_total", route="none", method="GET", status="404")] == 2
-    assert metrics[sample("http_requests_total", route="/v1/files", method="PUT", status="405")] == 1
-    assert metrics[sample("http_requests_total", route="/v1/models/{model}", method="other", status="405")] == 1
-    assert metrics[sample("http_request_seconds_count", route="/v1/files/{file_id}", method="GET")] == 2
+    assert metrics[counted("http_requests_total", route="/v1/files/{file_id}", method="GET", status="404")] == 2
+    assert metrics[counted("http_requests_total", route="none", method="GET", status="404")] == 2
+    assert metrics[counted("http_requests_total", route="/v1/files", method="PUT", status="405")] == 1
+    assert metrics[counted("http_requests_total", route="/v1/models/{model}", method="other", status="405")] == 1
+    assert metrics[counted("http_request_seconds_count", route="/v1/files/{file_id}", method="GET")] == 2
 
 
 async def test_queue_and_replicas_are_as_they_are_at_the_scrape(
@@ -75,6 +80,6 @@ async def test_a_scrape_outlives_the_database(
 async def test_two_apps_count_for_themselves(make_app: Callable[..., Starlette]) -> None:
     async with client_of(make_app()) as one, client_of(make_app()) as other:
         await one.get("/livez")
-        counted = sample("http_requests_total", route="/livez", method="GET", status="200")
-        assert counted in await scraped(one)
-        assert counted not in await scraped(other)
+        livez = counted("http_requests_total", route="/livez", method="GET", status="200")
+        assert livez in await scraped(one)
+        assert livez not in await scraped(other)

@@ -129,6 +129,38 @@ async def test_a_dispatcher_that_dies_is_followed_by_one_that_runs_only_what_is_
     assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(40)]
 
 
+async def test_a_dispatcher_that_drains_lets_lines_in_flight_finish_and_starts_none(yard: Yard) -> None:
+    yard.engines.hold()
+    async with yard.dispatcher() as dispatcher:
+        batch_id = await yard.create(requests(40))
+        await yard.engines.arrived.wait()
+        draining = asyncio.create_task(dispatcher.drain(20))
+        await asyncio.sleep(0)
+        assert not draining.done()
+        yard.engines.open.set()
+        await draining
+        await dispatcher.close()
+        assert 0 < (await yard.batch(batch_id)).completed == len(yard.engines.seen) < 40
+        assert yard.engines.aborted == 0
+    async with yard.dispatcher():
+        batch = await yard.finished(batch_id)
+    assert (batch.completed, len(yard.engines.seen)) == (40, 40)
+
+
+async def test_a_drain_that_takes_too_long_ends_and_what_was_unanswered_runs_again(yard: Yard) -> None:
+    yard.engines.hold()
+    async with yard.dispatcher() as dispatcher:
+        batch_id = await yard.create(requests(8))
+        await yard.engines.arrived.wait()
+        await dispatcher.drain(0.01)
+        await dispatcher.close()
+        assert yard.engines.in_flight == 0 and yard.engines.aborted > 0
+        yard.engines.open.set()
+    async with yard.dispatcher():
+        batch = await yard.finished(batch_id)
+    assert (batch.completed, batch.failed) == (8, 0)
+
+
 async def test_cancel_keeps_what_is_finished_and_aborts_the_rest(yard: Yard) -> None:
     answered = iter(range(10**6))
     yard.engines.reply = lambda body: (200, {"n": yard.engines.hold() if next(answered) == 6 else None})

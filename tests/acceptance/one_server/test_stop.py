@@ -1,4 +1,4 @@
-"""However `batchyard serve` ends, nothing that it started stays behind."""
+"""However `batchyard serve` ends, nothing that it started stays behind. It ends here: this file is its folder's last."""
 
 import time
 from pathlib import Path
@@ -8,10 +8,7 @@ import psutil
 from tests.acceptance.server import Server
 
 
-def test_kill_9_of_batchyard_serve_alone_leaves_no_process_and_no_folder_within_30_seconds(data: Path) -> None:
-    server = Server(data)
-    server.start()
-    server.await_ready()
+def test_kill_9_of_batchyard_serve_alone_leaves_no_process_and_no_folder_within_30_seconds(server: Server) -> None:
     assert server.process is not None
     family = server.processes()
     scratch = Path(psutil.Process(server.process.pid).children()[0].cmdline()[-1])
