@@ -11,6 +11,7 @@ from app.errors import SettingsError
 from app.settings import Settings
 from deployments.dispatcher import BatchDispatcher
 from deployments.engines import SETTLE_SECONDS, engine_application
+from deployments.environment import warn_of_what_is_missing
 from deployments.gateway import Gateway
 from deployments.restarts import ENDLESS
 
@@ -19,6 +20,7 @@ def build(args: Mapping[str, Any]) -> Application:
     """What `import_path: app.main:build` of a Serve config calls with the config's `args`. Raises SettingsError."""
     settings = Settings.load(args)
     _refuse_hidden_folders(settings)
+    warn_of_what_is_missing()
     deploy = uuid4().hex
     engines = {model.id: engine_application(model, settings, deploy) for model in settings.models}
     common = {

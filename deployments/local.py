@@ -20,27 +20,19 @@ import structlog
 
 from app.settings import Settings
 from app.telemetry import alert, start_telemetry
+from deployments.environment import NEEDED
 from deployments.family import AWAITED_SIGNALS, GRACE_SECONDS, STOP_CHILD, STOP_SIGNALS, adopt_orphans, leave_nothing
 from deployments.folder_lock import lock_folder
 from deployments.local_config import LocalConfig, refuse_open_door, refuse_taken_port
-from deployments.restarts import ENDLESS, ClusterBrake, ledger_asker
+from deployments.restarts import ClusterBrake, ledger_asker
 
 log = structlog.get_logger()
 
-ENVIRONMENT = {
-    # An unhealthy replica is killed at once: it holds nothing that the ledger does not.
-    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+ENVIRONMENT = NEEDED | {
     # Serve's controller looks ten times a second, 4 % of a core. Deaths reach us by streams that break, not by it.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     # Ray's 15 would put gateway and dispatcher behind every other program; the engines step back by themselves.
     "RAY_worker_niceness": "0",
-    # Processes that a worker started end with it.
-    "RAY_process_group_cleanup_enabled": "1",
-    # A dead proxy is replaced after three failed looks; at Ray's 10 s between them nobody answers for half a minute.
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-    # Serve gives up a deployment for ever after so many failed starts a replica. When to stop, our brakes say.
-    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": str(ENDLESS),
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",

@@ -120,3 +120,7 @@ def test_each_model_is_listed_and_a_batch_for_both_is_refused(both: Server) -> N
 
 def _cosine(left: list[float], right: list[float]) -> float:
     return sum(a * b for a, b in zip(left, right, strict=True)) / (math.hypot(*left) * math.hypot(*right))
+
+
+def test_what_the_clusters_environment_lacks_is_in_the_log(both: Server) -> None:
+    assert "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT=" in both.log.read_text()

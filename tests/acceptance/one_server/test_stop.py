@@ -1,4 +1,4 @@
-"""However `batchyard serve` ends, nothing that it started stays behind. It ends here: this file is its folder's last."""
+"""However `batchyard serve` ends, nothing that it started stays behind. The last file of the folder: here it ends."""
 
 import time
 from pathlib import Path
