@@ -152,6 +152,7 @@ class Files:
             object_key=f"files/{file_id}",
             created_at=created_at,
             expires_at=created_at + keep_seconds if keep_seconds is not None else None,
+            lines=upload.lines,
         )
 
 
@@ -162,6 +163,7 @@ class _Upload:
     purpose: str
     filename: str
     bytes: int
+    lines: int
     keep_seconds: int | None
 
     @classmethod
@@ -171,7 +173,7 @@ class _Upload:
             raise missing_parameter("purpose")
         if purpose not in UPLOAD_PURPOSES:
             raise invalid_value("purpose", purpose, UPLOAD_PURPOSES)
-        return cls(purpose, form.filename, form.bytes, _keep_seconds(form.fields))
+        return cls(purpose, form.filename, form.bytes, form.lines, _keep_seconds(form.fields))
 
 
 def file_object(file: File) -> dict[str, Any]:

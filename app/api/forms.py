@@ -40,6 +40,8 @@ class UploadForm:
     fields: dict[str, str]
     filename: str
     bytes: int
+    lines: int
+    """Ends of lines: what a batch of the file has at most, and one less where the last line has no end."""
     sha256: str
 
 
@@ -82,7 +84,7 @@ async def receive_form(request: Request, file: IO[bytes], limits: Limits) -> Upl
     await content.write(reader.taken())
     if not reader.ended:
         raise _malformed("it ends before its last boundary")
-    return reader.form(content.sha256())
+    return reader.form(content)
 
 
 class _Content:
@@ -91,6 +93,7 @@ class _Content:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._sha256 = hashlib.sha256()
+        self.lines = 0
 
     async def write(self, data: bytes) -> None:
         await asyncio.to_thread(self._write, data)
@@ -100,6 +103,7 @@ class _Content:
 
     def _write(self, data: bytes) -> None:
         self._sha256.update(data)
+        self.lines += data.count(b"\n")
         self._file.write(data)
         self._file.flush()
 
@@ -133,10 +137,10 @@ class _FormReader:
             message = f"The file is larger than the {limit} bytes allowed (limits.{setting})."
             raise too_large(message, "file_too_large")
 
-    def form(self, sha256: str) -> UploadForm:
+    def form(self, content: _Content) -> UploadForm:
         if self._filename is None:
             raise missing_parameter("file")
-        return UploadForm(self._complete, self._filename, self.size, sha256)
+        return UploadForm(self._complete, self._filename, self.size, content.lines, content.sha256())
 
     def callbacks(self) -> dict[str, Callable[..., None]]:
         return {

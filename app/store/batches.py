@@ -240,8 +240,11 @@ class BatchVerbs(IdempotencyVerbs):
         return batch_of(row) if row is not None else None
 
     def _queued_lines(self, connection: Connection) -> int:
-        left = func.sum(batches.c.total - batches.c.completed - batches.c.failed)
-        return int(connection.scalar(select(left).where(batches.c.status.not_in(FINAL_STATES))) or 0)
+        """Of batches that are not validated yet, those of their files."""
+        lines = case((batches.c.status == "validating", files.c.lines), else_=batches.c.total)
+        left = func.sum(func.coalesce(lines, 0) - batches.c.completed - batches.c.failed)
+        query = select(left).outerjoin(files, files.c.id == batches.c.input_file_id)
+        return int(connection.scalar(query.where(batches.c.status.not_in(FINAL_STATES))) or 0)
 
     def _claim_batch(
         self, connection: Connection, which: Any, owner: str, lease_seconds: float, *, finalise: bool

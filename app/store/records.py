@@ -30,6 +30,8 @@ class File:
     object_key: str
     created_at: int
     expires_at: int | None = None
+    lines: int = 0
+    """Ends of lines of an upload. 0 for files of results."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ files = Table(
     Column("expires_at", BigInteger),
     # Set by delete and by expiry: the row goes once the object is gone. In the future for an object that is about to be
     # written, until its row is true. So no object is forgotten, whatever dies between it and its row.
+    Column("lines", Integer, nullable=False, server_default="0"),
     Column("deleted_at", BigInteger),
     Index(None, "tenant", "seq"),
     Index(None, "expires_at"),

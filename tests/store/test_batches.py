@@ -65,6 +65,14 @@ async def test_a_full_queue_refuses_a_batch_and_says_how_full_it_is(store: Store
     await store.create_batch(a_batch("batch_2"), queued_lines_limit=11)
 
 
+async def test_a_batch_that_is_not_validated_yet_counts_with_the_lines_of_its_file(store: Store) -> None:
+    await store.add_file(a_file("file-in", lines=10))
+    await store.create_batch(a_batch("batch_1"), queued_lines_limit=10)
+    with pytest.raises(QueueFull) as refused:
+        await store.create_batch(a_batch("batch_2"), queued_lines_limit=10)
+    assert refused.value.queued == 10
+
+
 async def test_only_lines_without_a_result_are_queued(store: Store) -> None:
     await batch_in(store, "completed", "batch_1")
     await running_batch(store, "batch_2", shards=2, lines=5)

@@ -187,6 +187,14 @@ async def test_a_full_queue_is_a_429_that_names_the_limit(
     assert "7 lines" in error["message"] and "limits.queued_lines" in error["message"]
 
 
+async def test_batches_that_come_faster_than_they_are_validated_fill_the_queue_too(
+    make_client: MakeClient, upload: Upload
+) -> None:
+    file, client = await upload(3 * LINE), make_client(limits={"queued_lines": 5})
+    answers = [(await client.post("/v1/batches", json=wanted(file["id"]))).status_code for _ in range(3)]
+    assert answers == [200, 200, 429]
+
+
 # Idempotency-Key
 
 

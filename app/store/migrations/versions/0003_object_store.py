@@ -1,4 +1,4 @@
-"""The mark by which the ledger knows its object store."""
+"""The mark by which the ledger knows its object store; how many lines a file has."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,3 +16,4 @@ def upgrade() -> None:
         sa.Column("mark", sa.String(255), nullable=False),
         sa.CheckConstraint("id = 1", name=op.f("ck_object_store_single")),
     )
+    op.add_column("files", sa.Column("lines", sa.Integer, nullable=False, server_default="0"))
