@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from benchmarks import workload
+from deployments.cpu_dtype import fast_dtype
 from tests.acceptance.server import Server
 
 MODEL_FOLDER = Path("models/tiny")
@@ -52,7 +53,7 @@ DEFAULT = Settings("default", ("--max-model-len", "1024"), {"VLLM_CPU_KVCACHE_SP
 # What Batchyard runs `tests/tiny.yaml` with, its own choices for a CPU included (deployments/engines.py, engine.py).
 ENGINE = (
     *DEFAULT.arguments,
-    *("--max-num-seqs", "256", "--enforce-eager", "--disable-log-stats", "--dtype", "bfloat16"),
+    *("--max-num-seqs", "256", "--enforce-eager", "--disable-log-stats", "--dtype", fast_dtype()),
     *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
 )
 ONE_ENGINE = Settings(

@@ -10,6 +10,7 @@ from ray.serve.llm import LLMConfig
 
 from app.settings import ModelSettings, Settings
 from deployments import priority
+from deployments.cpu_dtype import fast_dtype
 from deployments.engine import BatchEngine
 from deployments.placement import bundle, cpu_replicas
 from deployments.restarts import ENDLESS, Brakes
@@ -94,7 +95,7 @@ def _engine_arguments(model: ModelSettings) -> dict[str, Any]:
     """vLLM's arguments, with our choices where the config is silent."""
     chosen: dict[str, Any] = {"disable_log_stats": True}
     if model.device == "cpu":
-        chosen["max_num_seqs"] = CPU_SEQUENCES
+        chosen |= {"max_num_seqs": CPU_SEQUENCES, "dtype": fast_dtype()}
     if model.max_num_seqs is not None:
         chosen["max_num_seqs"] = model.max_num_seqs
     return {**chosen, **model.engine}

@@ -21,6 +21,7 @@ import psutil
 from openai import AsyncOpenAI, OpenAIError
 
 from benchmarks.run_batch import LOG_START, MODEL_FOLDER, ONE_ENGINE, run_batch_command
+from deployments.cpu_dtype import fast_dtype
 from tests.acceptance.lines import chats
 from tests.acceptance.server import free_port, title_of
 from tests.chaos.report import Row
@@ -160,7 +161,7 @@ def main(port: int) -> None:
 
     config = LLMConfig(
         model_loading_config={"model_id": "tiny", "model_source": str(ROOT / MODEL_FOLDER)},
-        engine_kwargs={"dtype": "bfloat16", "max_model_len": 1024, "enforce_eager": True, "max_num_seqs": AT_ONCE},
+        engine_kwargs={"dtype": fast_dtype(), "max_model_len": 1024, "enforce_eager": True, "max_num_seqs": AT_ONCE},
         deployment_config={"num_replicas": 1, "max_ongoing_requests": LINES},
         placement_group_config={"bundle_per_worker": {"CPU": 1}},
         runtime_env={"env_vars": dict(ONE_ENGINE.environment)},
