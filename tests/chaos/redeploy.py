@@ -34,7 +34,7 @@ def redeployed(replicas: int) -> Callable[[Yards], Row]:
         left = before & {process.pid for name in REPLICAS for process in server.part(name)}
         row.promise(not left, f"{len(left)} replicas were not replaced")
         row.promise(row.twice == 0, "lines in flight did not finish")
-        row.promise(replicas == 1 or row.detected is None, "with two of everything, the API was closed")
+        row.promise(replicas == 1 or row.ready is None, "with two of everything, the API was closed")
         yards.close()  # its settings are not what it was started with any more
         return row
 
