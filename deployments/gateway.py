@@ -48,6 +48,7 @@ class Gateway:
             asyncio.create_task(doctor.run(), name="doctor"),
             asyncio.create_task(restarts.run(), name="restarts"),
         ]
+        await self._watch.first_look()  # Serve sends requests from the end of this constructor on
 
     async def __serve_build_asgi_app__(self) -> Any:
         objects = await Objects.open(self._settings.objects_url, self._store)

@@ -6,6 +6,7 @@ when the process dies, and falls silent when vLLM's core hangs. A replica is hea
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ SILENCE_MARGIN_SECONDS = 5.0
 core hung."""
 
 REWATCH_SECONDS = 0.2
+
+FIRST_LOOK_SECONDS = 3.0
+"""How long a new process may take to hear of replicas that work: twice what was seen on two busy cores."""
 
 PART_SECONDS = 1.0
 """How long the stream of a replica that left the board may take to break. A killed one breaks within milliseconds, and
@@ -138,6 +142,7 @@ class ReplicaWatch:
         self._tell_loss = lost
         self._clock = clock
         self._changed = asyncio.Event()
+        self._beaten = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -160,6 +165,17 @@ class ReplicaWatch:
             watches = [watch for model in self._models.values() for watch in model.watches.values()]
             for task in [*first_calls, *watches, *self._leaving]:
                 task.cancel()
+
+    async def first_look(self) -> None:
+        """Returns once every model is known to work, or at the latest when one that does would have been heard of.
+
+        Who answered before would call models dead that work.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_SECONDS):
+                while not all(self.replicas(model_id) for model_id in self._models):
+                    self._beaten.clear()
+                    await self._beaten.wait()
 
     def replicas(self, model_id: str) -> dict[str, int]:
         """The healthy replicas, each with the number of sequences that its vLLM runs at once."""
@@ -241,6 +257,7 @@ class ReplicaWatch:
             log.info("replica healthy", model=model.settings.id, replica=name)
         model.alive[name] = _Replica(max_num_seqs, now)
         model.last_healthy = now
+        self._beaten.set()
 
     def _lost(self, model: _Model, name: str, error: Exception) -> None:
         if model.alive.pop(name, None) is not None:

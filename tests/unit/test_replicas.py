@@ -128,6 +128,23 @@ async def running(scene: Scene, *names: str) -> AsyncIterator[Scene]:
         board.write(ENGINE, frozenset())
 
 
+async def test_the_first_look_ends_with_the_first_beat() -> None:
+    async with running(Scene()) as scene:
+        look = asyncio.create_task(scene.watch.first_look())
+        board.write(ENGINE, frozenset({"a"}))
+        await asyncio.sleep(0)
+        assert not look.done()
+        await scene.beat("a")
+        await asyncio.wait_for(look, 1)
+
+
+async def test_the_first_look_does_not_wait_for_a_model_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "FIRST_LOOK_SECONDS", 0.01)
+    async with running(Scene()) as scene:
+        await asyncio.wait_for(scene.watch.first_look(), 1)
+        assert not scene.healthy
+
+
 async def test_a_replica_whose_stream_breaks_is_lost_at_once_and_counts_once() -> None:
     async with running(Scene(), "a", "b") as scene:
         scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
