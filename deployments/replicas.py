@@ -180,19 +180,15 @@ class ReplicaWatch:
     def replicas(self, model_id: str) -> dict[str, int]:
         """The healthy replicas, each with the number of sequences that its vLLM runs at once."""
         model = self._models[model_id]
-        since = self._clock() - model.settings.hang_seconds - SILENCE_MARGIN_SECONDS
         running = board.running(model.deployment)
-        return {
-            name: replica.max_num_seqs
-            for name, replica in model.alive.items()
-            if replica.trusted and replica.last_beat >= since and name in running
-        }
+        return {name: slots for name, slots in self._beating(model).items() if name in running}
 
     def model(self, model_id: str) -> ModelHealth | None:
         model = self._models.get(model_id)
         if model is None:
             return None
-        healthy, now = len(self.replicas(model_id)), self._clock()
+        # One that is taken out of service stands in for its successor, which is on the board before its first beat is.
+        healthy, now = len(self.replicas(model_id)) or len(self._beating(model)), self._clock()
         if healthy:
             model.last_healthy = now
         restarts = self._restarts(model_id)
@@ -209,6 +205,15 @@ class ReplicaWatch:
 
     def models(self) -> list[ModelHealth]:
         return [health for model_id in self._models if (health := self.model(model_id)) is not None]
+
+    def _beating(self, model: _Model) -> dict[str, int]:
+        """Also those that left the board less than PART_SECONDS ago and whose stream is not broken."""
+        since = self._clock() - model.settings.hang_seconds - SILENCE_MARGIN_SECONDS
+        return {
+            name: replica.max_num_seqs
+            for name, replica in model.alive.items()
+            if replica.trusted and replica.last_beat >= since
+        }
 
     def distrust(self, model_id: str, replica: str) -> None:
         """Lines were lost in it. It counts as healthy again with its next beat, if one comes."""

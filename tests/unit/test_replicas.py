@@ -181,6 +181,19 @@ async def test_a_replica_that_serve_takes_away_is_no_loss_and_its_stream_is_clos
         assert (scene.healthy, scene.losses) == ({"b"}, 0)
 
 
+async def test_a_replica_out_of_service_stands_in_until_its_successor_beats_and_gets_no_lines() -> None:
+    async with running(Scene(), "old") as scene:
+        board.write(ENGINE, frozenset({"new"}))
+        await scene.until(lambda: "new" in scene.handle.streams)
+        assert scene.healthy == set()
+        health = scene.watch.model("tiny")
+        assert health is not None and health.healthy == 1
+        scene.handle.last("old").items.put_nowait(ConnectionError("killed"))
+        await scene.until(lambda: scene.losses == 1)
+        health = scene.watch.model("tiny")
+        assert health is not None and health.healthy == 0
+
+
 async def test_a_replica_that_beats_again_is_healthy_again() -> None:
     async with running(Scene(), "a") as scene:
         scene.handle.last("a").items.put_nowait(ConnectionError("a hiccup"))
