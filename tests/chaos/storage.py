@@ -60,12 +60,12 @@ def database_locked(yards: Yards) -> Row:
 
 def objects_away(yards: Yards) -> Row:
     """The folder is gone, and a file stands where it was, so that nobody makes it anew."""
-    return _objects_elsewhere(yards, lambda place: place.touch(), lambda place: place.unlink())
+    return _objects_elsewhere(yards, Path.touch, Path.unlink)
 
 
 def objects_unmounted(yards: Yards) -> Row:
     """An empty folder stands where it was: nothing fails, and everything seems to be deleted."""
-    return _objects_elsewhere(yards, lambda place: place.mkdir(), lambda place: place.rmdir())
+    return _objects_elsewhere(yards, Path.mkdir, Path.rmdir)
 
 
 def _objects_elsewhere(yards: Yards, put: Callable[[Path], None], take: Callable[[Path], None]) -> Row:

@@ -13,6 +13,7 @@ from app.batch.loops import run_loops
 from app.batch.recorder import Recorder, Result
 from app.errors import EngineLost, ObjectsUnavailable, ReplicaGone, StoreUnavailable
 from app.store import ShardClaim
+from tests.unit.waiting import until
 from tests.unit.yard import Yard, requests
 
 
@@ -36,8 +37,7 @@ async def test_while_results_cannot_be_written_no_more_lines_start(yard: Yard, m
     await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     assert await dispatcher.run_once() > 0
-    while yard.engines.in_flight or not yard.engines.seen:  # noqa: ASYNC110  # the engines have no such event
-        await asyncio.sleep(0.01)
+    await until(lambda: yard.engines.seen and not yard.engines.in_flight)
     with monkeypatch.context() as patched:
         patched.setattr(yard.objects, "put", full)
         with pytest.raises(ObjectsUnavailable):
@@ -120,9 +120,7 @@ async def test_a_replica_that_loses_all_lines_is_not_tried_in_a_hot_loop(
         batch_id = await yard.create(requests(4))
         await yard.until(batch_id, lambda _: len(calls) >= 5)
         assert time.monotonic() - began > 4 * 0.2 - 0.1, "a poll between two tries"
-    async with asyncio.timeout(5):
-        while not await yard.store.claim_shards("other", 60, "tiny", 1, suspect=blamed):  # noqa: ASYNC110  # a lease ends
-            await asyncio.sleep(0.05)
+    await until(lambda: yard.store.claim_shards("other", 60, "tiny", 1, suspect=blamed))
 
 
 async def test_after_an_outage_longer_than_the_lease_a_dispatcher_does_not_take_its_own_shards_again(
@@ -138,9 +136,12 @@ async def test_after_an_outage_longer_than_the_lease_a_dispatcher_does_not_take_
     await asyncio.sleep(1.2)  # the lease runs out by the database's own clock
     assert await dispatcher.run_once() == 0
     yard.engines.open.set()
-    while (await yard.batch(batch_id)).completed != 4:
-        await asyncio.sleep(0.01)
+
+    async def all_are_durable() -> bool:
         await dispatcher.flush()
+        return (await yard.batch(batch_id)).completed == 4
+
+    await until(all_are_durable)
     assert len(yard.engines.seen) == 4
 
 
@@ -168,8 +169,7 @@ async def test_a_dispatcher_that_is_closed_makes_durable_what_it_has_and_frees_t
     await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     await dispatcher.run_once()
-    while yard.engines.open.is_set() or not dispatcher._recorder.claims():  # noqa: ASYNC110  # as above
-        await asyncio.sleep(0.01)
+    await until(lambda: dispatcher._recorder.claims() and not yard.engines.open.is_set())
     await dispatcher.close()
     batch = await yard.batch(batch_id)
     assert batch.completed == len(yard.engines.seen) >= 6

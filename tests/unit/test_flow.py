@@ -12,6 +12,7 @@ from app.batch.lifecycle import Lifecycle
 from app.batch.loops import run_loops
 from app.batch.results import stream_results
 from app.errors import StoreUnavailable
+from tests.unit.waiting import until
 from tests.unit.yard import Yard, request, requests
 
 
@@ -278,9 +279,7 @@ async def test_a_late_finaliser_spoils_nobodys_output_file(tmp_path: Path, monke
     late, other = (Lifecycle(yard.store, yard.objects, yard.settings, name, yard.clock) for name in ("late", "other"))
     finalising = asyncio.create_task(late.finalise_next())
     await suspended.wait()
-    async with asyncio.timeout(20):
-        while not await other.finalise_next():  # noqa: ASYNC110  # until the lease in the database runs out
-            await asyncio.sleep(0.05)
+    await until(other.finalise_next)
     wake.set()
     assert await finalising
     batch = await yard.batch(batch_id)

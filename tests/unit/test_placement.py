@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 from app.settings import Settings
 from deployments import placement
 from deployments.placement import PlacementDoctor
+from tests.unit.waiting import until
 
 
 def doctor(**model: Any) -> PlacementDoctor:
@@ -19,12 +20,11 @@ def doctor(**model: Any) -> PlacementDoctor:
 async def found(doctor: PlacementDoctor) -> str:
     task = asyncio.create_task(doctor.run())
     try:
-        async with asyncio.timeout(5):
-            while (reason := doctor.reason("m")) is None and not task.done():  # noqa: ASYNC110  # it only looks
-                await asyncio.sleep(0.01)
+        await until(lambda: doctor.reason("m") is not None or task.done())
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+    reason = doctor.reason("m")
     assert reason is not None
     return reason
 

@@ -13,6 +13,7 @@ from app.settings import ModelSettings
 from deployments import replicas
 from deployments.messages import Heartbeat
 from deployments.replicas import RayEngines, ReplicaWatch, board
+from tests.unit.waiting import until
 
 ENGINE = "Engine:tiny"
 
@@ -95,15 +96,10 @@ class Scene:
         self.lost.append(replica)
         self.reason = reason
 
-    async def until(self, done: Any) -> None:
-        async with asyncio.timeout(5):
-            while not done():  # noqa: ASYNC110  # each test waits for a state of its own
-                await asyncio.sleep(0.005)
-
     async def beat(self, name: str) -> None:
-        await self.until(lambda: name in self.handle.streams)
+        await until(lambda: name in self.handle.streams)
         self.handle.last(name).items.put_nowait(Heartbeat(8))
-        await self.until(lambda: name in self.watch.replicas("tiny"))
+        await until(lambda: name in self.watch.replicas("tiny"))
 
     @property
     def healthy(self) -> set[str]:
@@ -148,7 +144,7 @@ async def test_the_first_look_does_not_wait_for_a_model_that_is_not_there(monkey
 async def test_a_replica_whose_stream_breaks_is_lost_at_once_and_counts_once() -> None:
     async with running(Scene(), "a", "b") as scene:
         scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
-        await scene.until(lambda: scene.healthy == {"b"})
+        await until(lambda: scene.healthy == {"b"})
         assert scene.losses == 1
         board.write(ENGINE, frozenset({"b"}))
         await asyncio.sleep(0)
@@ -159,16 +155,16 @@ async def test_what_a_replica_raised_is_told_in_its_own_words_and_not_in_rays() 
     raised = RayTaskError("watch", "Traceback: much of it", EngineLost("vLLM's core is gone: no memory"))
     async with running(Scene(), "a") as scene:
         scene.handle.last("a").items.put_nowait(raised.as_instanceof_cause())
-        await scene.until(lambda: scene.losses)
+        await until(lambda: scene.losses)
         assert scene.reason == "EngineLost: vLLM's core is gone: no memory"
 
 
 async def test_a_kill_that_the_board_knows_before_the_stream_breaks_counts_too() -> None:
     async with running(Scene(), "a", "b") as scene:
         board.write(ENGINE, frozenset({"b"}))
-        await scene.until(lambda: scene.healthy == {"b"})
+        await until(lambda: scene.healthy == {"b"})
         scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
-        await scene.until(lambda: scene.losses == 1)
+        await until(lambda: scene.losses == 1)
 
 
 async def test_a_replica_that_serve_takes_away_is_no_loss_and_its_stream_is_closed(
@@ -177,19 +173,19 @@ async def test_a_replica_that_serve_takes_away_is_no_loss_and_its_stream_is_clos
     monkeypatch.setattr(replicas, "PART_SECONDS", 0.05)
     async with running(Scene(), "a", "b") as scene:
         board.write(ENGINE, frozenset({"b"}))
-        await scene.until(lambda: scene.handle.last("a").cancelled)
+        await until(lambda: scene.handle.last("a").cancelled)
         assert (scene.healthy, scene.losses) == ({"b"}, 0)
 
 
 async def test_a_replica_out_of_service_stands_in_until_its_successor_beats_and_gets_no_lines() -> None:
     async with running(Scene(), "old") as scene:
         board.write(ENGINE, frozenset({"new"}))
-        await scene.until(lambda: "new" in scene.handle.streams)
+        await until(lambda: "new" in scene.handle.streams)
         assert scene.healthy == set()
         health = scene.watch.model("tiny")
         assert health is not None and health.healthy == 1
         scene.handle.last("old").items.put_nowait(ConnectionError("killed"))
-        await scene.until(lambda: scene.losses == 1)
+        await until(lambda: scene.losses == 1)
         health = scene.watch.model("tiny")
         assert health is not None and health.healthy == 0
 
@@ -197,8 +193,8 @@ async def test_a_replica_out_of_service_stands_in_until_its_successor_beats_and_
 async def test_a_replica_that_beats_again_is_healthy_again() -> None:
     async with running(Scene(), "a") as scene:
         scene.handle.last("a").items.put_nowait(ConnectionError("a hiccup"))
-        await scene.until(lambda: scene.losses == 1)
-        await scene.until(lambda: len(scene.handle.streams["a"]) == 2)
+        await until(lambda: scene.losses == 1)
+        await until(lambda: len(scene.handle.streams["a"]) == 2)
         await scene.beat("a")
         assert scene.losses == 1
 
@@ -207,11 +203,11 @@ async def test_a_name_that_leaves_the_board_and_comes_back_is_watched_again() ->
     async with running(Scene(), "a") as scene:
         board.write(ENGINE, frozenset())
         scene.handle.last("a").items.put_nowait(ConnectionError("gone"))
-        await scene.until(lambda: scene.healthy == set())
-        await scene.until(lambda: len(scene.handle.streams["a"]) == 2)  # the watch has tried again
+        await until(lambda: scene.healthy == set())
+        await until(lambda: len(scene.handle.streams["a"]) == 2)  # the watch has tried again
         seen = len(scene.handle.streams["a"])
         board.write(ENGINE, frozenset({"a"}))
-        await scene.until(lambda: len(scene.handle.streams["a"]) > seen)
+        await until(lambda: len(scene.handle.streams["a"]) > seen)
         await scene.beat("a")
 
 

@@ -14,6 +14,7 @@ import pytest
 from app.store import Restarts, Store
 from deployments import restarts
 from deployments.restarts import Brakes, RestartWatch
+from tests.unit.waiting import until
 
 
 @pytest.fixture
@@ -95,9 +96,7 @@ async def test_what_is_shown_follows_the_ledger(brakes: Brakes) -> None:
     task = asyncio.create_task(watch.run())
     for replica in ("planned", "unplanned"):
         await start(brakes, replica)
-    async with asyncio.timeout(5):
-        while watch.restarts("tiny").refills_at is None:  # noqa: ASYNC110  # it only looks
-            await asyncio.sleep(0.01)
+    await until(lambda: watch.restarts("tiny").refills_at is not None)
     assert watch.restarts("tiny").last_hour == 1
     task.cancel()
     store.close()

@@ -16,6 +16,7 @@ from app.objects import Objects
 from app.settings import Settings
 from app.store import Batch, File, Store, Usage
 from deployments.occupancy import Occupancy
+from tests.unit.waiting import until
 
 MODEL = "tiny"
 ENDPOINT = "/v1/chat/completions"
@@ -183,9 +184,11 @@ class Yard:
 
     async def until(self, batch_id: str, done: Callable[[Batch], bool]) -> Batch:
         """The batch as soon as `done` says so; polls the state that a client would poll."""
-        async with asyncio.timeout(20):
-            while not done(batch := await self.batch(batch_id)):  # noqa: ASYNC110  # the state is in the database
-                await asyncio.sleep(0.01)
+
+        async def found() -> Batch | None:
+            return batch if done(batch := await self.batch(batch_id)) else None
+
+        batch: Batch = await until(found)
         return batch
 
     async def finished(self, batch_id: str) -> Batch:
