@@ -123,6 +123,10 @@ class Objects:
             with _seam(key):
                 yield
         except ObjectMissing:
+            # The store may have been away and have come back: it is the ledger's before and after a second look.
+            await self._verify()
+            if await self._has(key):
+                raise ObjectsUnavailable(f"The object store was away while {key!r} was read; try again.") from None
             await self._verify()
             raise
 
@@ -131,6 +135,14 @@ class Objects:
         await self._verify()
         with _seam(key):
             yield
+
+    async def _has(self, key: str) -> bool:
+        try:
+            with _seam(key):
+                await obstore.head_async(self._store, key)
+        except ObjectMissing:
+            return False
+        return True
 
     async def _verify(self) -> None:
         """Raises ObjectsUnavailable when this is not the ledger's store."""

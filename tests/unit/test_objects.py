@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,25 @@ async def test_what_is_missing_from_the_ledgers_own_store_is_missing(url: str) -
     objects = await Objects.open(url, Ledger())
     with pytest.raises(ObjectMissing):
         await objects.read("a")
+
+
+async def test_what_is_missed_in_a_store_that_comes_back_meanwhile_is_not_missing(
+    url: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, away = await Objects.open(url, Ledger()), tmp_path / "away"
+    await objects.put("key", b"data")
+    os.rename(root, away)
+    verify = objects._verify
+
+    async def verify_once_it_is_back() -> None:
+        with suppress(FileNotFoundError):
+            os.rename(away, root)
+        await verify()
+
+    monkeypatch.setattr(objects, "_verify", verify_once_it_is_back)
+    with pytest.raises(ObjectsUnavailable, match="was away while 'key' was read"):
+        await objects.read("key")
+    assert await objects.read("key") == b"data"
 
 
 async def test_of_two_marks_the_first_stands_and_the_other_goes(url: str, root: Path) -> None:
