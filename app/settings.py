@@ -32,6 +32,11 @@ class ModelSettings(_Frozen):
         description="A folder with weights (relative to the working directory of the process that starts the "
         "application) or a hub's name.",
     )
+    adapters: dict[str, str] = Field(
+        default_factory=dict,
+        description="LoRA adapters of this model: the names that clients put into `model`, each with its folder "
+        "(relative as `source`) or a hub's name. The same replicas run them; engine.max_lora_rank is 16 unless set.",
+    )
     engine: dict[str, Any] = Field(
         default_factory=dict,
         description="vLLM's engine arguments (AsyncEngineArgs), passed on as they are; vLLM checks them.",
@@ -72,9 +77,17 @@ class ModelSettings(_Frozen):
 
     @model_validator(mode="after")
     def _one_place_for_each_value(self) -> Self:
-        for key, field in {"model": "source", "served_model_name": "id", "max_num_seqs": "max_num_seqs"}.items():
+        elsewhere = {
+            "model": "source",
+            "served_model_name": "id",
+            "max_num_seqs": "max_num_seqs",
+            "lora_modules": "adapters",
+        }
+        for key, field in elsewhere.items():
             if key in self.engine:
                 raise ValueError(f"engine.{key} must not be set; set {field} of the model instead")
+        if self.device == "cpu" and self.adapters and "max_loras" in self.engine:
+            raise ValueError("engine.max_loras must not be set on a CPU; it is one more than there are adapters")
         return self
 
 
@@ -190,9 +203,9 @@ class Settings(_Frozen):
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:
-        ids = [model.id for model in self.models]
-        if len(set(ids)) < len(ids):
-            raise ValueError(f"models: each id may stand once, but they are {ids}")
+        names = [name for model in self.models for name in (model.id, *model.adapters)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"models: each id, and each name of an adapter, may stand once, but they are {names}")
         if self.database is not None and not self.database.startswith("sqlite:"):
             scheme = urlsplit(self.database).scheme or self.database
             raise ValueError(
@@ -222,6 +235,11 @@ class Settings(_Frozen):
     def model(self, model_id: str) -> ModelSettings | None:
         return next((model for model in self.models if model.id == model_id), None)
 
+    @property
+    def served(self) -> Mapping[str, str]:
+        """The names that clients may put into `model`, adapters among them, each with the id of the model it is of."""
+        return {name: model.id for model in self.models for name in (model.id, *model.adapters)}
+
     @classmethod
     def load(cls, args: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> "Settings":
         """The settings of a config's `args`, with the environment on top; relative paths become absolute.
@@ -247,7 +265,13 @@ class Settings(_Frozen):
             update={
                 "data": settings.data.expanduser().resolve(),
                 "models": tuple(
-                    model.model_copy(update={"source": _absolute_if_folder(model.source)}) for model in settings.models
+                    model.model_copy(
+                        update={
+                            "source": _absolute_if_folder(model.source),
+                            "adapters": {name: _absolute_if_folder(path) for name, path in model.adapters.items()},
+                        }
+                    )
+                    for model in settings.models
                 ),
             }
         )

@@ -7,6 +7,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 from ray.serve.llm import LLMConfig
+from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from app.settings import ModelSettings, Settings
 from deployments import priority
@@ -98,4 +99,10 @@ def _engine_arguments(model: ModelSettings) -> dict[str, Any]:
         chosen |= {"max_num_seqs": CPU_SEQUENCES, "dtype": fast_dtype()}
     if model.max_num_seqs is not None:
         chosen["max_num_seqs"] = model.max_num_seqs
+    if model.adapters:
+        adapters = [LoRAModulePath(name, path) for name, path in model.adapters.items()]
+        chosen |= {"enable_lora": True, "lora_modules": adapters}
+        if model.device == "cpu":
+            # One that stays empty: vLLM on a CPU adds the last one to the model's own lines (vllm#48421).
+            chosen["max_loras"] = len(adapters) + 1
     return {**chosen, **model.engine}

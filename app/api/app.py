@@ -42,7 +42,7 @@ def build_app(
         Files(settings, store, objects, now),
         Batches(settings, store, objects, health, now, batch_created),
         Models(settings, now()),
-        Online(settings.limits, health, engines),
+        Online(settings, health, engines),
         Admin(settings, store),
         Probes(settings, store, health),
         metrics,

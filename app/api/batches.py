@@ -59,6 +59,7 @@ class Batches:
     ) -> None:
         """`created` is called after each new batch."""
         self._limits = settings.limits
+        self._served = settings.served
         self._store = store
         self._objects = objects
         self._health = health
@@ -152,7 +153,7 @@ class Batches:
         if all(model.healthy for model in self._health.models()):
             return
         named = await self._first_model(file)
-        model = self._health.model(named) if named is not None else None
+        model = self._health.model(self._served.get(named, named)) if named is not None else None
         if model is not None:
             gate.require_replica(model, "batches")
 

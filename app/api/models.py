@@ -25,16 +25,19 @@ class Models:
         ]
 
     async def list_models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._object(model.id) for model in self._settings.models]})
+        return JSONResponse({"object": "list", "data": [self._object(name) for name in self._settings.served]})
 
     async def retrieve(self, request: Request) -> Response:
         model_id = request.path_params["model"]
-        if self._settings.model(model_id) is None:
+        if model_id not in self._settings.served:
             raise no_model(model_id)
         return JSONResponse(self._object(model_id))
 
-    def _object(self, model_id: str) -> dict[str, Any]:
-        return {"id": model_id, "object": "model", "created": self._created, "owned_by": "batchyard"}
+    def _object(self, name: str) -> dict[str, Any]:
+        """OpenAI's model object; that of an adapter names its model as `parent`, as vLLM's does."""
+        model_id = self._settings.served[name]
+        parent = {} if name == model_id else {"parent": model_id}
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "batchyard", **parent}
 
 
 def no_model(model_id: str) -> ApiError:

@@ -19,7 +19,7 @@ from app.api.routing import resource
 from app.api.streams import PartsResponse, closing
 from app.errors import EngineLost
 from app.health import Health
-from app.settings import ENDPOINTS, Limits
+from app.settings import ENDPOINTS, Settings
 
 log = structlog.get_logger()
 
@@ -62,8 +62,9 @@ class OnlineEngines(Protocol):
 
 
 class Online:
-    def __init__(self, limits: Limits, health: Health, engines: OnlineEngines) -> None:
-        self._limits = limits
+    def __init__(self, settings: Settings, health: Health, engines: OnlineEngines) -> None:
+        self._limits = settings.limits
+        self._served = settings.served
         self._health = health
         self._engines = engines
 
@@ -81,7 +82,7 @@ class Online:
         return await PartsResponse.start(parts, status=answer.status, headers=headers)
 
     def _model_of(self, body: bytes) -> str:
-        """The model that the body names and that can answer now. Raises ApiError."""
+        """The model that answers for the name in the body, and can do so now. Raises ApiError."""
         model = json_object(body).get("model")
         if model is None:
             raise missing_parameter("model")
@@ -89,11 +90,11 @@ class Online:
             raise invalid_type("model", "a string", model)
         if not model:
             raise bad_request("Invalid 'model': it is empty.", "model", "invalid_value")
-        health = self._health.model(model)
+        health = self._health.model(self._served.get(model, model))
         if health is None:
             raise no_model(model)
         gate.require_replica(health, "requests")
-        return model
+        return health.id
 
 
 def _for_engine(request: Request) -> Headers:

@@ -115,7 +115,7 @@ class Lifecycle:
         return await validate(
             self._objects.stream(key),
             endpoint=batch.endpoint,
-            models=[model.id for model in self._settings.models],
+            served=self._settings.served,
             limits=self._settings.limits,
             dispatch=self._settings.dispatch,
         )

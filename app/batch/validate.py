@@ -1,6 +1,6 @@
 """Reads an input file once: every fault of every line, or the shards that its lines are cut into."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -14,7 +14,10 @@ LISTED_FAULTS = 100
 
 @dataclass
 class Validation:
-    """`faults`: at most LISTED_FAULTS and a last one that counts the rest; `plans`: the shards when there is none."""
+    """`model`: the id of the one that runs the lines; `plans`: the shards when there is no fault.
+
+    `faults`: at most LISTED_FAULTS and a last one that counts the rest.
+    """
 
     model: str | None = None
     plans: list[ShardPlan] = field(default_factory=list)
@@ -25,12 +28,15 @@ async def validate(
     parts: AsyncIterator[bytes],
     *,
     endpoint: str,
-    models: Collection[str],
+    served: Mapping[str, str],
     limits: Limits,
     dispatch: DispatchSettings,
 ) -> Validation:
-    """Reads the file's bytes in one pass. Memory: one line, and 16 bytes a custom_id."""
-    reader = _Reader(endpoint, models, limits)
+    """Reads the file's bytes in one pass. Memory: one line, and 16 bytes a custom_id.
+
+    `served`: the names that a line may have as its model, each with the id of the model that runs it.
+    """
+    reader = _Reader(endpoint, served, limits)
     cutter = ShardCutter(dispatch.shard_lines, dispatch.shard_bytes)
     async for raw in split_lines(parts, longest=limits.line_bytes):
         if raw.blank:
@@ -40,7 +46,7 @@ async def validate(
             break
         cutter.add(raw)
     faults = reader.faults()
-    return Validation(reader.model, [] if faults else cutter.plans(), faults)
+    return Validation(served.get(reader.name or ""), [] if faults else cutter.plans(), faults)
 
 
 class ShardCutter:
@@ -72,9 +78,10 @@ class ShardCutter:
 
 
 class _Reader:
-    def __init__(self, endpoint: str, models: Collection[str], limits: Limits) -> None:
-        self._endpoint, self._models, self._limits = endpoint, models, limits
-        self.model: str | None = None
+    def __init__(self, endpoint: str, served: Mapping[str, str], limits: Limits) -> None:
+        self._endpoint, self._served, self._limits = endpoint, served, limits
+        self.name: str | None = None
+        """Of the model, or of its adapter: the same in all lines."""
         self.lines = 0
         self._seen: set[bytes] = set()
         self._faults: list[LineFault] = []
@@ -135,19 +142,19 @@ class _Reader:
             raise LineError("invalid_request", "Messages parameter is required.", "body.messages")
         self._check_model(line.model)
 
-    def _check_model(self, model: str) -> None:
-        if model not in self._models:
+    def _check_model(self, name: str) -> None:
+        if name not in self._served:
             raise LineError(
                 "model_not_found",
-                f"The provided model '{quoted(model)}' is not supported by the Batch API.",
+                f"The provided model '{quoted(name)}' is not supported by the Batch API.",
                 "body.model",
             )
-        if self.model is None:
-            self.model = model
-        if model != self.model:
+        if self.name is None:
+            self.name = name
+        if name != self.name:
             raise LineError(
                 "mismatched_model",
-                f"The provided model '{model}' does not match the rest of the batch ('{self.model}'). "
+                f"The provided model '{name}' does not match the rest of the batch ('{self.name}'). "
                 "Each batch must contain requests for a single model.",
                 "body.model",
             )

@@ -31,10 +31,11 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make_settings(tmp_path: Path) -> Callable[..., Settings]:
-    """Settings with two models, `good` and `other/model`, unless told else."""
+    """Settings with two models, `good` with the adapter `polite`, and `other/model`, unless told else."""
 
     def make(**args: Any) -> Settings:
-        models = [{"id": "good", "source": "/models/good"}, {"id": "other/model", "source": "/models/other"}]
+        good = {"id": "good", "source": "/models/good", "adapters": {"polite": "/adapters/polite"}}
+        models = [good, {"id": "other/model", "source": "/models/other"}]
         return Settings.load({"models": models, "data": str(tmp_path), **args}, environ={})
 
     return make

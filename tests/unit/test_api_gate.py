@@ -67,6 +67,17 @@ async def test_one_healthy_replica_of_two_is_enough(
     assert (await post(client, file["id"])).status_code == 200
 
 
+async def test_an_adapter_lives_and_dies_with_its_model(
+    client: httpx2.AsyncClient, upload: Upload, health: FakeHealth
+) -> None:
+    file = await upload(line("polite"))
+    health.set("good", 0)
+    assert (await post(client, file["id"])).status_code == 503
+    health.set("good", 1)
+    health.set("other/model", 0)
+    assert (await post(client, file["id"])).status_code == 200
+
+
 async def test_another_models_death_is_no_reason(
     client: httpx2.AsyncClient, upload: Upload, health: FakeHealth
 ) -> None:

@@ -10,9 +10,11 @@ def model(model_id: str) -> dict[str, object]:
     return {"id": model_id, "object": "model", "created": START, "owned_by": "batchyard"}
 
 
-async def test_the_models_of_the_settings_are_listed(client: httpx2.AsyncClient) -> None:
+async def test_the_models_of_the_settings_are_listed_with_their_adapters(client: httpx2.AsyncClient) -> None:
     listed = (await client.get("/v1/models")).json()
-    assert listed == {"object": "list", "data": [model("good"), model("other/model")]}
+    adapter = {**model("polite"), "parent": "good"}
+    assert listed == {"object": "list", "data": [model("good"), adapter, model("other/model")]}
+    assert (await client.get("/v1/models/polite")).json() == adapter
 
 
 @pytest.mark.parametrize("path", ["/v1/models/other/model", "/v1/models/other%2Fmodel"])

@@ -30,6 +30,12 @@ async def test_a_request_reaches_the_engine_byte_for_byte(
     assert not passed.keys() & {"authorization", "host", "content-length", "connection"}
 
 
+async def test_an_adapter_is_run_by_its_models_engine(client: httpx2.AsyncClient, engines: FakeEngines) -> None:
+    assert (await client.post(CHAT, json={"model": "polite"})).status_code == 200
+    ((model, _, sent, _),) = engines.calls
+    assert (model, json.loads(sent)) == ("good", {"model": "polite"})
+
+
 async def test_an_engines_error_comes_through(client: httpx2.AsyncClient, engines: FakeEngines) -> None:
     engines.status, engines.parts = 400, [b'{"error":{"message":"too long"}}']
     engines.headers = (("content-type", "application/json"), ("x-own", "1"), ("Transfer-Encoding", "chunked"))

@@ -132,7 +132,7 @@ async def test_a_result_file_is_downloaded(api: AsyncOpenAI, add_result_file: Ad
 
 
 async def test_models_are_listed(api: AsyncOpenAI) -> None:
-    assert [model.id async for model in api.models.list()] == ["good", "other/model"]
+    assert [model.id async for model in api.models.list()] == ["good", "polite", "other/model"]
     assert (await api.models.retrieve("other/model")).owned_by == "batchyard"
 
 

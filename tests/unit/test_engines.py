@@ -62,3 +62,13 @@ def test_the_config_has_the_last_word(engines: ModuleType) -> None:
 def test_a_gpu_replica_gets_the_configs_environment_and_nothing_of_ours(engines: ModuleType) -> None:
     configured = settings({"device": "gpu", "env": {"A": "1"}})
     assert engines._runtime_env(configured.models[0], configured) == {"env_vars": {"A": "1"}}
+
+
+def test_adapters_are_given_to_vllm_by_name(engines: ModuleType) -> None:
+    adapters = {"polite": "/adapters/polite"}
+    arguments = engines._engine_arguments(settings({"adapters": adapters}).models[0])
+    (adapter,) = arguments["lora_modules"]
+    assert arguments["enable_lora"] and (adapter.name, adapter.path) == ("polite", "/adapters/polite")
+    assert arguments["max_loras"] == 2, "on a CPU one must stay empty"
+    assert "max_loras" not in engines._engine_arguments(settings({"adapters": adapters, "device": "gpu"}).models[0])
+    assert "enable_lora" not in engines._engine_arguments(settings({}).models[0])

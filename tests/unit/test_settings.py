@@ -128,12 +128,40 @@ def test_a_line_must_fit_into_a_file() -> None:
     assert "limits: line_bytes (5000) must not exceed file_bytes (4999)" in message
 
 
-def test_two_models_cannot_have_one_id() -> None:
-    assert "models: each id may stand once, but they are ['tiny', 'tiny']" in refusal(models=[MODEL, MODEL])
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        ([MODEL, MODEL], ["tiny", "tiny"]),
+        ([{**MODEL, "adapters": {"tiny": "x"}}], ["tiny", "tiny"]),
+        ([{**MODEL, "adapters": {"a": "x"}}, {**MODEL, "id": "b", "adapters": {"a": "y"}}], ["tiny", "a", "b", "a"]),
+    ],
+)
+def test_a_name_cannot_stand_for_two_models(models: list[dict[str, Any]], names: list[str]) -> None:
+    words = f"models: each id, and each name of an adapter, may stand once, but they are {names}"
+    assert words in refusal(models=models)
+
+
+def test_the_slot_that_must_stay_empty_on_a_cpu_cannot_be_taken_away() -> None:
+    model = {**MODEL, "adapters": {"a": "x"}, "engine": {"max_loras": 1}}
+    assert "models.0: engine.max_loras must not be set on a CPU" in refusal(models=[{**model, "device": "cpu"}])
+    assert load(models=[model]).models[0].engine == {"max_loras": 1}
+
+
+def test_adapters_are_served_by_name_and_their_folders_found(tmp_path: Path) -> None:
+    adapters = {"polite": f"{tmp_path}/../{tmp_path.name}", "terse": "someone/terse"}
+    settings = load(models=[{**MODEL, "adapters": adapters}])
+    assert settings.served == {"tiny": "tiny", "polite": "tiny", "terse": "tiny"}
+    assert settings.models[0].adapters == {"polite": str(tmp_path), "terse": "someone/terse"}
 
 
 @pytest.mark.parametrize(
-    "key, field", [("model", "source"), ("served_model_name", "id"), ("max_num_seqs", "max_num_seqs")]
+    "key, field",
+    [
+        ("model", "source"),
+        ("served_model_name", "id"),
+        ("max_num_seqs", "max_num_seqs"),
+        ("lora_modules", "adapters"),
+    ],
 )
 def test_a_value_with_a_field_of_its_own_cannot_be_an_engine_argument(key: str, field: str) -> None:
     message = refusal(models=[{**MODEL, "engine": {key: "x"}}])

@@ -12,7 +12,7 @@ from app.batch.validate import LISTED_FAULTS, ShardCutter, Validation, validate
 from app.settings import DispatchSettings, Limits
 
 CHAT = "/v1/chat/completions"
-MODELS = ("tiny", "tiny-2")
+SERVED = {"tiny": "tiny", "polite": "tiny", "tiny-2": "tiny-2"}
 LIMITS, DISPATCH = Limits(), DispatchSettings()
 CPU_SECONDS = 10
 """Far above what any file here takes, far below what a quadratic reader would."""
@@ -27,7 +27,7 @@ async def validated(
     data: bytes, *, endpoint: str = CHAT, limits: Limits = LIMITS, dispatch: DispatchSettings = DISPATCH
 ) -> Validation:
     started = time.process_time()
-    found = await validate(parts(data), endpoint=endpoint, models=MODELS, limits=limits, dispatch=dispatch)
+    found = await validate(parts(data), endpoint=endpoint, served=SERVED, limits=limits, dispatch=dispatch)
     assert time.process_time() - started < CPU_SECONDS
     return found
 
@@ -110,6 +110,7 @@ FAULTS: dict[str, tuple[bytes, str, str | None, str]] = {
         "The provided model 'gpt-4o' is not supported by the Batch API.",
     ),
     "another model": (line("x", body_model="tiny-2"), "mismatched_model", "body.model", "for a single model."),
+    "an adapter": (line("x", body_model="polite"), "mismatched_model", "body.model", "for a single model."),
     "a custom_id again": (line("first"), "duplicate_custom_id", "custom_id", "The custom_id 'first' for this request"),
     "a number as custom_id": (line(7), "invalid_type", "custom_id", "expected a string"),
     "a text as body": (line("x", body="{}"), "invalid_type", "body", "expected an object"),
@@ -146,6 +147,11 @@ async def test_a_custom_id_of_a_faulty_line_counts_as_used() -> None:
     assert marks(await validated(data)) == [("invalid_url", 1, "url"), ("duplicate_custom_id", 2, "custom_id")]
 
 
+async def test_an_adapters_lines_are_run_by_its_model() -> None:
+    found = await validated(file_of(line("a", body_model="polite"), line("b", body_model="polite")))
+    assert (found.model, found.faults) == ("tiny", [])
+
+
 async def test_an_unknown_model_is_not_the_one_that_others_must_match() -> None:
     found = await validated(file_of(line("a", body_model="gpt-4o"), line("b"), line("c", body_model="tiny-2")))
     assert marks(found) == [("model_not_found", 1, "body.model"), ("mismatched_model", 3, "body.model")]
@@ -165,7 +171,7 @@ async def test_a_file_with_too_many_lines_is_read_no_further() -> None:
             yield read[-1]
 
     found = await validate(
-        lines_as_they_come(), endpoint=CHAT, models=MODELS, limits=Limits(lines=3), dispatch=DispatchSettings()
+        lines_as_they_come(), endpoint=CHAT, served=SERVED, limits=Limits(lines=3), dispatch=DispatchSettings()
     )
     assert marks(found) == [("too_many_lines", None, None)]
     assert "more than the 3 lines allowed" in found.faults[0].message
