@@ -155,6 +155,7 @@ def run(
 @cli.command()
 def demo() -> None:
     """Start a server, run the example batch on it, show some answers, and stop everything."""
+    from deployments.family import end_with_parent
     from deployments.local_config import LocalConfig, refuse_taken_port
 
     config = LocalConfig.load()
@@ -162,7 +163,9 @@ def demo() -> None:
     console.print("Starting Batchyard: Ray, the gateway and vLLM with SmolLM2-135M-Instruct (half a minute or so).")
     log_file = Path("demo-server.log")
     with log_file.open("wb") as log:
-        server = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], stdout=log, stderr=log)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve"], stdout=log, stderr=log, preexec_fn=end_with_parent
+        )
         try:
             _await_ready(config.url, server, log_file)
             batch = _run(

@@ -21,7 +21,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, STOP_CHILD)
 AWAITED_SIGNALS = (signal.SIGCHLD, *STOP_SIGNALS)
 """The parent blocks them for good and takes them where it waits: none can interrupt it while it cleans up."""
 
-PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 def leave_nothing(scratch: str) -> None:
@@ -37,5 +37,14 @@ def leave_nothing(scratch: str) -> None:
 
 def adopt_orphans() -> None:
     """From now on whatever a descendant orphans is our child."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+    if _prctl(PR_SET_CHILD_SUBREAPER, 1):
         log.warning("orphans cannot be adopted", errno=ctypes.get_errno())
+
+
+def end_with_parent() -> None:
+    """The process that calls it, as `preexec_fn`, gets SIGTERM when the thread that starts it ends, however it does."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> int:
+    return int(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0))

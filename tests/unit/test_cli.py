@@ -1,17 +1,23 @@
-"""The demo uses the server that it started, and no other."""
+"""The demo uses the server that it started, and no other, and does not leave it behind."""
 
+import asyncio
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 import typer
 
 from app import cli
+from tests.acceptance.server import free_port
 from tests.commands import ROOT, batchyard
+from tests.unit.waiting import PATIENCE_SECONDS, until
 
 
 class Ready(BaseHTTPRequestHandler):
@@ -46,6 +52,22 @@ def test_the_demo_refuses_a_port_that_another_server_has(other: HTTPServer, tmp_
     assert port in ended.stderr and "BATCHYARD_PORT" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert Ready.asked == []
+
+
+def test_a_demo_that_is_killed_takes_its_server_with_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "BATCHYARD_CONFIG": str(ROOT / "local.yaml"), "BATCHYARD_PORT": str(free_port())}
+    command = [sys.executable, "-m", "app.cli", "demo"]
+    with subprocess.Popen(command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}) as demo:
+        started = psutil.Process(demo.pid)
+        try:
+            (server,) = asyncio.run(until(lambda: [each for each in started.children() if "serve" in each.cmdline()]))
+        finally:
+            demo.kill()
+    try:
+        server.wait(PATIENCE_SECONDS)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            server.terminate()
 
 
 def test_a_server_that_ended_is_not_ready_whoever_answers_on_its_port(other: HTTPServer, tmp_path: Path) -> None:
