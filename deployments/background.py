@@ -5,9 +5,10 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import psutil
 
@@ -106,12 +107,16 @@ class Background:
         return pid
 
 
+DIRECT = build_opener(ProxyHandler({}))
+"""Not by a proxy that the environment names: it would answer in place of a server on this machine."""
+
+
 def http_status(url: str) -> int | None:
-    """None when nobody answers."""
+    """None when nobody answers within 5 s."""
     try:
-        with urlopen(url, timeout=5) as answer:
+        with DIRECT.open(url, timeout=5) as answer:
             return int(answer.status)
     except HTTPError as error:
         return error.code
-    except OSError:
+    except (OSError, HTTPException):
         return None

@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 import psutil
 import structlog
 
 from app.settings import Settings
 from app.telemetry import start_telemetry
+from deployments.background import http_status
 from deployments.family import AWAITED_SIGNALS, GRACE_SECONDS, STOP_CHILD, STOP_SIGNALS, adopt_orphans, leave_nothing
 from deployments.local_config import LocalConfig
 
@@ -27,6 +29,12 @@ log = structlog.get_logger()
 
 PILLARS = ("gcs_server", "raylet")
 """Ray's processes that a cluster does not outlive and that nothing starts again."""
+
+LOOK_SECONDS = 10.0
+"""How often the cluster is asked for a sign of life: at 20 ms of CPU for an answer, 0.2 % of a core."""
+
+SILENT_LOOKS = 6
+"""So often in a row without an answer it hangs. Proxy and controller, when they die, are back in half that time."""
 
 
 def run_child(scratch: str) -> None:
@@ -57,8 +65,7 @@ def _end_with_parent(scratch: str) -> None:
     adopt_orphans()
     os.kill(os.getpid(), STOP_CHILD)
     time.sleep(GRACE_SECONDS)  # the main thread ends the process meanwhile, unless Ray holds it up
-    leave_nothing(scratch)
-    os._exit(1)
+    _end_at_once(scratch)
 
 
 def run_cluster(scratch: str) -> None:
@@ -84,6 +91,7 @@ def run_cluster(scratch: str) -> None:
             _temp_dir=scratch,
         )
         threading.Thread(target=_end_with_cluster, args=(_watched_pillars(), stopping, scratch), daemon=True).start()
+        threading.Thread(target=_end_when_silent, args=(config.url, stopping, scratch), daemon=True).start()
         serve.start(
             proxy_location="HeadOnly",
             http_options={
@@ -125,8 +133,33 @@ def _end_with_cluster(pillars: dict[int, str], stopping: threading.Event, scratc
     ended = [pillars[descriptor] for descriptor, _ in ends.poll()]
     if not stopping.is_set():
         log.error("the Ray cluster is lost: a process that it needs ended", ended=ended)
-        leave_nothing(scratch)
-        os._exit(1)
+        _end_at_once(scratch)
+
+
+def _end_when_silent(url: str, stopping: threading.Event, scratch: str) -> None:
+    """Ends this process when nobody answers over HTTP any more: a raylet that hangs takes the whole cluster with it,
+    and has not ended."""
+    if falls_silent(url, stopping):
+        log.error("the Ray cluster is lost: it hangs", unanswered=f"{url}/livez", seconds=SILENT_LOOKS * LOOK_SECONDS)
+        _end_at_once(scratch)
+
+
+def falls_silent(url: str, stopping: threading.Event) -> bool:
+    """True once SILENT_LOOKS in a row had no answer, whatever it says, after one that had; False when stopped."""
+    unanswered = None
+    while not stopping.wait(LOOK_SECONDS):
+        if http_status(f"{url}/livez") is not None:
+            unanswered = 0
+        elif unanswered is not None:
+            unanswered += 1
+            if unanswered == SILENT_LOOKS:
+                return True
+    return False
+
+
+def _end_at_once(scratch: str) -> NoReturn:
+    leave_nothing(scratch)
+    os._exit(1)
 
 
 def _free_port() -> int:

@@ -55,7 +55,8 @@ class LocalConfig:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host  # IPv6
+        return f"http://{host}:{self.port}"
 
 
 def refuse_open_door(config: LocalConfig, settings: Settings) -> None:

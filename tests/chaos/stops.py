@@ -12,6 +12,7 @@ from tests.chaos.yard import Scenario, Yards, await_gone, custom_ids, judge, las
 
 HANG_DETECTED_SECONDS = 40
 HANG_READY_SECONDS = 90
+LOST_READY_SECONDS = 240
 REAL_MODEL = "SmolLM2-135M-Instruct"
 LONG_PROMPT_WORDS = 1950
 """Of 2,048 tokens that local.yaml lets the model take."""
@@ -30,6 +31,16 @@ def core(yards: Yards) -> Row:
     row.promise(detected, f"the gate did not close within {HANG_DETECTED_SECONDS} s")
     row.promise(row.ready is not None and row.ready < HANG_READY_SECONDS, f"not ready within {HANG_READY_SECONDS} s")
     row.promise(await_gone([stopped], 0), "the stopped core was left behind")
+    return row
+
+
+def raylet(yards: Yards) -> Row:
+    """It stays stopped: Ray takes the node for dead and nothing answers, until the cluster is started again."""
+    server = yards.running()
+    [stopped] = server.part("raylet")
+    row = strike_in_batch(server, stopped.suspend)
+    row.promise(row.ready is not None and row.ready < LOST_READY_SECONDS, f"not ready within {LOST_READY_SECONDS} s")
+    row.promise(await_gone([stopped], 0), "the stopped raylet was left behind")
     return row
 
 
@@ -73,6 +84,7 @@ def _stop_for_a_while(process: psutil.Process) -> None:
 
 SCENARIOS = (
     Scenario("stop-core", "SIGSTOP of vLLM's core", core),
+    Scenario("stop-raylet", "SIGSTOP of the raylet, for good", raylet),
     Scenario("long-prompts", "the longest prompts at full load: slow, and no hang", long_prompts),
     Scenario("stop-dispatcher", f"SIGSTOP of the dispatcher for {STOPPED_SECONDS} s, then SIGCONT", dispatcher),
     Scenario("stop-dispatcher-1-of-2", "the same with one of two dispatchers", dispatcher_of_two),
