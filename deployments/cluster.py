@@ -146,14 +146,16 @@ def _end_when_silent(url: str, stopping: threading.Event, scratch: str) -> None:
 
 def falls_silent(url: str, stopping: threading.Event) -> bool:
     """True once SILENT_LOOKS in a row had no answer, whatever it says, after one that had; False when stopped."""
-    unanswered = None
-    while not stopping.wait(LOOK_SECONDS):
+    unanswered, took = None, 0.0
+    while not stopping.wait(LOOK_SECONDS - took):
+        asked = time.monotonic()
         if http_status(f"{url}/livez") is not None:
             unanswered = 0
         elif unanswered is not None:
             unanswered += 1
             if unanswered == SILENT_LOOKS:
                 return True
+        took = time.monotonic() - asked
     return False
 
 
