@@ -10,7 +10,7 @@ from ray.serve import Application
 from app.errors import SettingsError
 from app.settings import Settings
 from deployments.dispatcher import BatchDispatcher
-from deployments.engines import SETTLE_SECONDS, engine_application
+from deployments.engines import engine_application, graceful_seconds
 from deployments.environment import warn_of_what_is_missing
 from deployments.gateway import Gateway
 from deployments.restarts import ENDLESS
@@ -30,7 +30,7 @@ def build(args: Mapping[str, Any]) -> Application:
     }
     dispatcher = BatchDispatcher.options(
         num_replicas=settings.dispatch.dispatchers,
-        graceful_shutdown_timeout_s=settings.dispatch.drain_seconds + SETTLE_SECONDS,
+        graceful_shutdown_timeout_s=graceful_seconds(settings),
         **common,
     ).bind(settings, engines)
     return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=1000, **common).bind(

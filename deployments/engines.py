@@ -28,6 +28,11 @@ CPU_NICENESS = 10
 """Enough for the scheduler to prefer the gateway clearly, not so much that other programs starve the model."""
 
 
+def graceful_seconds(settings: Settings) -> float:
+    """How long an engine or a dispatcher that leaves service may take before Serve kills it."""
+    return settings.dispatch.drain_seconds + SETTLE_SECONDS
+
+
 def engine_application(model: ModelSettings, settings: Settings, deploy: str) -> Application:
     """One deployment, named `Engine:` and the model's id, as the Ray dashboard shows it. `deploy` is new each time."""
     config = LLMConfig(
@@ -51,7 +56,7 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
             name=f"Engine:{model.id}",
             health_check_period_s=settings.health_check_seconds,
             max_constructor_retry_count=ENDLESS,
-            graceful_shutdown_timeout_s=settings.dispatch.drain_seconds + SETTLE_SECONDS,
+            graceful_shutdown_timeout_s=graceful_seconds(settings),
             request_router_config=RequestRouterConfig(request_router_class="deployments.replicas:TrackingRouter"),
         )
         .bind(
