@@ -7,7 +7,7 @@ names the field; `Settings.load` turns pydantic's report into one sentence a fie
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +16,9 @@ from app.errors import SettingsError
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 """What a batch may ask for, and what is served online: what vLLM serves of OpenAI's list."""
+
+
+NotEmpty = Annotated[str, Field(min_length=1)]
 
 
 class _Frozen(BaseModel):
@@ -32,7 +35,7 @@ class ModelSettings(_Frozen):
         description="A folder with weights (relative to the working directory of the process that starts the "
         "application) or a hub's name.",
     )
-    adapters: dict[str, str] = Field(
+    adapters: dict[NotEmpty, NotEmpty] = Field(
         default_factory=dict,
         description="LoRA adapters of this model: the names that clients put into `model`, each with its folder "
         "(relative as `source`) or a hub's name. The same replicas run them; engine.max_lora_rank is 16 unless set.",

@@ -98,6 +98,7 @@ def test_engine_arguments_are_passed_on_unchecked() -> None:
         ({"models": [{**MODEL, "id": ""}]}, "models.0.id"),
         ({"models": [{**MODEL, "replicas": 0}]}, "models.0.replicas"),
         ({"models": [{**MODEL, "device": "tpu"}]}, "models.0.device"),
+        ({"models": [{**MODEL, "adapters": {"": "x"}}]}, "models.0.adapters..[key]"),
         ({"models": ["tiny"]}, "models.0"),
         ({"gateways": 0}, "gateways"),
         ({"limits": {"lines": 0}}, "limits.lines"),
