@@ -25,6 +25,11 @@ class Ledger:
         running = self.ask("SELECT batch_id, \"index\", count FROM shards WHERE state = 'running'")
         return sum(count - len(self._recorded(batch_id, shard)) for batch_id, shard, count in running)
 
+    def run_out(self) -> int:
+        """Shards of which the lease has run out, by the database's clock."""
+        now = "(julianday('now') - 2440587.5) * 86400.0"
+        return int(self.ask(f"SELECT count(*) FROM shards WHERE state = 'running' AND lease_until < {now}")[0][0])
+
     def sent_again(self) -> dict[tuple[str, int, int], int]:
         """For each claim of a shard after its first: the lines that it found without an answer."""
         again = self.ask('SELECT batch_id, "index", count, epoch FROM shards WHERE epoch > 1')

@@ -13,6 +13,7 @@ from app.batch.loops import run_loops
 from app.batch.recorder import Recorder, Result
 from app.errors import EngineLost, ObjectsUnavailable, ReplicaGone, StoreUnavailable
 from app.store import ShardClaim
+from tests.acceptance.ledger import Ledger
 from tests.unit.waiting import until
 from tests.unit.yard import Yard, requests
 
@@ -133,7 +134,7 @@ async def test_after_an_outage_longer_than_the_lease_a_dispatcher_does_not_take_
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     assert await dispatcher.run_once() == 1
     await yard.engines.arrived.wait()
-    await asyncio.sleep(1.2)  # the lease runs out by the database's own clock
+    await until(lambda: Ledger(tmp_path).run_out())
     assert await dispatcher.run_once() == 0
     yard.engines.open.set()
 

@@ -42,7 +42,7 @@ def test_a_core_that_spins_for_ever_is_silent_from_the_longest_step_on() -> None
 
 
 def test_a_stopped_child_uses_no_time() -> None:
-    parent = psutil.Popen(["sh", "-c", "while :; do :; done & wait"])
+    parent, other = (psutil.Popen(["sh", "-c", "while :; do :; done & wait"]) for _ in range(2))
     try:
         before, deadline = cpu_seconds_of_children(parent.pid), time.monotonic() + 20
         while cpu_seconds_of_children(parent.pid) - before < 0.05:
@@ -51,10 +51,12 @@ def test_a_stopped_child_uses_no_time() -> None:
         child.suspend()
         while child.status() != psutil.STATUS_STOPPED:
             assert time.monotonic() < deadline
-        stopped = cpu_seconds_of_children(parent.pid)
-        time.sleep(0.2)  # in which it would use some, if it ran
-        assert cpu_seconds_of_children(parent.pid) == stopped
+        stopped, running = cpu_seconds_of_children(parent.pid), cpu_seconds_of_children(other.pid)
+        while cpu_seconds_of_children(other.pid) - running < 0.2:
+            assert time.monotonic() < deadline
+        assert cpu_seconds_of_children(parent.pid) == stopped, "it ran beside the other"
     finally:
-        for process in [*parent.children(), parent]:
-            process.kill()
-        parent.wait()
+        for each in (parent, other):
+            for process in [*each.children(), each]:
+                process.kill()
+            each.wait()

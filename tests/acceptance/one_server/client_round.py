@@ -8,6 +8,8 @@ import openai
 from openai import OpenAI
 from openai.types import Batch
 
+POLL_SECONDS = 0.2
+
 
 def main(base_url: str, path: str) -> None:
     client = OpenAI(base_url=base_url, api_key="none", timeout=60)
@@ -19,8 +21,7 @@ def main(base_url: str, path: str) -> None:
 
     batch = create(client, file.id)
     done.append("create")
-    while client.batches.retrieve(batch.id).status != "completed":
-        time.sleep(0.2)
+    await_status(client, batch.id, "completed")
     done.append("poll")
 
     output_file_id = client.batches.retrieve(batch.id).output_file_id
@@ -36,13 +37,11 @@ def main(base_url: str, path: str) -> None:
     done.append("paging")
 
     cancelled = client.batches.cancel(create(client, file.id).id)
-    while client.batches.retrieve(cancelled.id).status != "cancelled":
-        time.sleep(0.2)
+    await_status(client, cancelled.id, "cancelled")
     done.append("cancel")
 
     for batch_id in more:
-        while client.batches.retrieve(batch_id).status != "completed":
-            time.sleep(0.2)
+        await_status(client, batch_id, "completed")
     assert client.files.delete(file.id).deleted
     done.append("delete")
     print(json.dumps({"version": openai.__version__, "done": done}))
@@ -50,6 +49,11 @@ def main(base_url: str, path: str) -> None:
 
 def create(client: OpenAI, file_id: str) -> Batch:
     return client.batches.create(input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h")
+
+
+def await_status(client: OpenAI, batch_id: str, status: str) -> None:
+    while client.batches.retrieve(batch_id).status != status:
+        time.sleep(POLL_SECONDS)
 
 
 main(*sys.argv[1:])
