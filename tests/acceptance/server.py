@@ -152,6 +152,14 @@ class Server:
         return b"" if file_id is None else self.client.files.content(file_id).read()
 
 
+def until(holds: Callable[[], bool], seconds: float) -> None:
+    """Of a server that is another's process, or is gone; `Server.until` also notices its end, and shows its log."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(POLL_SECONDS)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

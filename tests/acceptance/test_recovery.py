@@ -1,7 +1,6 @@
 """One data folder through power loss, a start in the background and a lost cluster: every batch ends whole."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -10,7 +9,7 @@ from openai.types import Batch
 from deployments.folder_lock import server_pid
 from tests.acceptance.ledger import Ledger
 from tests.acceptance.lines import assert_each_line_once, chats
-from tests.acceptance.server import FINAL, START_SECONDS, Server
+from tests.acceptance.server import FINAL, START_SECONDS, Server, until
 from tests.commands import batchyard
 
 LINES = 800
@@ -75,10 +74,3 @@ def kill_raylet(data: Path) -> float:
     started = time.monotonic()
     until(lambda: not any(each.is_running() for each in lost), 30)
     return started
-
-
-def until(holds: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.acceptance.server import Server
+from tests.acceptance.server import Server, until
 
 
 def test_kill_9_of_batchyard_serve_alone_leaves_no_process_and_no_folder_within_30_seconds(server: Server) -> None:
@@ -22,7 +22,5 @@ def test_kill_9_of_batchyard_serve_alone_leaves_no_process_and_no_folder_within_
     for each in left:
         each.kill()
     assert not left
-    while scratch.exists():
-        assert time.monotonic() - started < 30
-        time.sleep(0.1)
+    until(lambda: not scratch.exists(), 30)
     print(f"\nkill -9 of batchyard serve: its {len(family)} processes gone after {time.monotonic() - started:.1f} s")
