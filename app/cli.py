@@ -46,7 +46,7 @@ def _default_url() -> str:
 @cli.command()
 def serve() -> None:
     """Serve BATCHYARD_CONFIG (local.yaml) on this machine until Ctrl-C."""
-    from deployments.local import serve as serve_locally
+    from deployments.local.server import serve as serve_locally
 
     raise typer.Exit(serve_locally())
 
@@ -54,7 +54,7 @@ def serve() -> None:
 @cli.command()
 def up() -> None:
     """Serve in the background, with the log in BATCHYARD_DATA/logs."""
-    from deployments.background import Background
+    from deployments.local.background import Background
 
     server = Background.load()
     server.up()
@@ -65,7 +65,7 @@ def up() -> None:
 @cli.command()
 def down() -> None:
     """Stop the server of BATCHYARD_DATA, however it was started."""
-    from deployments.background import Background
+    from deployments.local.background import Background
 
     server = Background.load()
     pid = server.down()
@@ -75,7 +75,7 @@ def down() -> None:
 @cli.command()
 def status() -> None:
     """Say whether a server of BATCHYARD_DATA runs (else exit 1), and whether it is ready."""
-    from deployments.background import Background, http_status
+    from deployments.local.background import Background, http_status
 
     server = Background.load()
     if (pid := server.pid) is None:
@@ -98,8 +98,8 @@ def _reset_cluster_restarts() -> None:
     """In the ledger itself: nobody serves HTTP while the cluster waits."""
     from app.settings import Settings
     from app.store import Store
-    from deployments.folder_lock import server_pid
-    from deployments.local_config import LocalConfig
+    from deployments.local.folder_lock import server_pid
+    from deployments.local.local_config import LocalConfig
 
     settings = Settings.load(LocalConfig.load().args)
     if server_pid(settings.data) is None:
@@ -127,18 +127,6 @@ def _post(path: str, base_url: str, api_key: str) -> None:
 
 
 @cli.command()
-def prepare(name: str, root: Annotated[Path, typer.Argument()] = Path("models")) -> None:
-    """Make one of the small models that packages carry, in ROOT/NAME."""
-    from deployments.small_models import ModelPackageMissing
-    from deployments.small_models import prepare as prepare_model
-
-    try:
-        console.print(prepare_model(name, root))
-    except (ValueError, ModelPackageMissing) as error:
-        _stop(str(error))
-
-
-@cli.command()
 def run(
     input_file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the output file goes.")],
@@ -155,8 +143,8 @@ def run(
 @cli.command()
 def demo() -> None:
     """Start a server, run the example batch on it, show some answers, and stop everything."""
-    from deployments.family import end_with_parent
-    from deployments.local_config import LocalConfig, refuse_taken_port
+    from deployments.local.family import end_with_parent
+    from deployments.local.local_config import LocalConfig, refuse_taken_port
 
     config = LocalConfig.load()
     refuse_taken_port(config)  # else the batch would run on whichever server has it

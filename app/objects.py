@@ -120,7 +120,7 @@ class Objects:
     @asynccontextmanager
     async def _reading(self, key: str) -> AsyncIterator[None]:
         try:
-            with _seam(key):
+            with _obstore_errors(key):
                 yield
         except ObjectMissing:
             # The store may have been away and have come back: it is the ledger's before and after a second look.
@@ -133,12 +133,12 @@ class Objects:
     @asynccontextmanager
     async def _changing(self, key: str) -> AsyncIterator[None]:
         await self._verify()
-        with _seam(key):
+        with _obstore_errors(key):
             yield
 
     async def _has(self, key: str) -> bool:
         try:
-            with _seam(key):
+            with _obstore_errors(key):
                 await obstore.head_async(self._store, key)
         except ObjectMissing:
             return False
@@ -149,7 +149,7 @@ class Objects:
         if self._mark is None:
             return
         try:
-            with _seam(self._mark):
+            with _obstore_errors(self._mark):
                 await obstore.head_async(self._store, self._mark)
         except ObjectMissing as error:
             raise ObjectsUnavailable(
@@ -174,8 +174,8 @@ def _synchronise_file(folder: Path, key: str) -> None:
 
 
 @contextmanager
-def _seam(key: str) -> Iterator[None]:
-    """Where obstore's errors become ours."""
+def _obstore_errors(key: str) -> Iterator[None]:
+    """Raises our errors for obstore's."""
     try:
         yield
     except FileNotFoundError as error:

@@ -163,12 +163,12 @@ class Retention(_Frozen):
     batch_file_days: float = Field(
         default=30.0,
         gt=0,
-        description="Days after which an uploaded batch file expires, unless expires_after says else.",
+        description="Days after which an uploaded batch file expires, unless expires_after says otherwise.",
     )
     output_file_days: float = Field(
         default=30.0,
         gt=0,
-        description="Days after which output and error files expire, unless output_expires_after says else.",
+        description="Days after which output and error files expire, unless output_expires_after says otherwise.",
     )
 
 

@@ -16,7 +16,8 @@ from app.objects import Objects
 from app.settings import Settings
 from app.store import Store
 from app.telemetry import alert, start_telemetry
-from deployments.replicas import RayEngines, ReplicaWatch
+from deployments.replicas.engines import RayEngines
+from deployments.replicas.watch import ReplicaWatch
 from deployments.restarts import RestartWatch
 
 

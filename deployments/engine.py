@@ -55,7 +55,7 @@ class BatchEngine(LLMServer):
         async with brakes.start(self._replica, explain=self._core_errors.explain):
             await self._start(llm_config)
         self._pulse = Pulse(step_seconds)
-        self._feelers = [asyncio.create_task(self._ask_core()), asyncio.create_task(self._look_at_core())]
+        self._monitors = [asyncio.create_task(self._ask_core()), asyncio.create_task(self._look_at_core())]
 
     async def _start(self, llm_config: Any) -> None:
         # A folder needs no download; asking costs a worker process that imports vLLM, 10 s of each start.
@@ -75,9 +75,9 @@ class BatchEngine(LLMServer):
         if (silent := self._pulse.silent) > self._hang_seconds:
             alert("hang", f"vLLM's core of model {self._model} hangs: its replica is replaced.", model=self._model)
             raise EngineLost(f"vLLM's core has neither answered nor worked for {silent:.0f} s")
-        for feeler in self._feelers:
-            if feeler.done():
-                feeler.result()
+        for monitor in self._monitors:
+            if monitor.done():
+                monitor.result()
 
     async def watch(self, replica: str) -> AsyncIterator[Heartbeat]:
         """A heartbeat each second, for as long as vLLM's core answers or works. Raises EngineLost when it is dead."""
@@ -103,7 +103,7 @@ class BatchEngine(LLMServer):
             await asyncio.sleep(HEARTBEAT_SECONDS)
             self._pulse.look()
 
-    async def run_lines(
+    async def answer_lines(
         self, endpoint: str, bodies: Sequence[bytes], alone: bool, replica: str
     ) -> AsyncIterator[list[Answer]]:
         """Answers each body once, in any order, several at a time. Raises EngineLost when vLLM's core is gone.
@@ -116,11 +116,11 @@ class BatchEngine(LLMServer):
         async with self._occupancy.enter(alone=alone):
             self._raise_if_dead(None)  # it died while the lines waited to enter: they have no part in it
             yield []
-            async with contextlib.aclosing(self._run_lines(endpoint, bodies, coalesce)) as parts:
+            async with contextlib.aclosing(self._answer_each(endpoint, bodies, coalesce)) as parts:
                 async for part in parts:
                     yield part
 
-    async def _run_lines(
+    async def _answer_each(
         self, endpoint: str, bodies: Sequence[bytes], coalesce_seconds: float
     ) -> AsyncGenerator[list[Answer], None]:
         answers: asyncio.Queue[Answer | BaseException] = asyncio.Queue()
@@ -275,14 +275,14 @@ async def _http(app: Any, path: str, body: bytes, headers: Headers) -> AsyncGene
         sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async def run() -> None:
+    async def serve() -> None:
         try:
             await app(_scope(path, body, headers), receive, messages.put)
         finally:
             if not left.is_set():
                 await messages.put(None)
 
-    task = asyncio.create_task(run())
+    task = asyncio.create_task(serve())
     try:
         while (message := await messages.get()) is not None:
             if message["type"] == "http.response.start":

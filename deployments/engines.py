@@ -57,7 +57,7 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
             health_check_period_s=settings.health_check_seconds,
             max_constructor_retry_count=ENDLESS,
             graceful_shutdown_timeout_s=graceful_seconds(settings),
-            request_router_config=RequestRouterConfig(request_router_class="deployments.replicas:TrackingRouter"),
+            request_router_config=RequestRouterConfig(request_router_class="deployments.replicas.board:TrackingRouter"),
         )
         .bind(
             config,

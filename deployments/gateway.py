@@ -15,8 +15,8 @@ from app.objects import Objects
 from app.settings import Settings
 from app.store import Store
 from app.telemetry import start_telemetry
-from deployments.placement import PlacementDoctor
-from deployments.replicas import ReplicaWatch
+from deployments.placement import PlacementDiagnosis
+from deployments.replicas.watch import ReplicaWatch
 from deployments.restarts import RestartWatch
 
 
@@ -34,18 +34,18 @@ class Gateway:
         self._settings = settings
         self._handles = engines
         self._store = await asyncio.to_thread(Store.open, settings.database_url, lambda: int(time.time()))
-        doctor = PlacementDoctor(settings, {model: handle.deployment_name for model, handle in engines.items()})
+        diagnosis = PlacementDiagnosis(settings, {model: handle.deployment_name for model, handle in engines.items()})
         restarts = RestartWatch(self._store, list(engines), settings.restarts_per_hour)
         self._watch = ReplicaWatch(
             settings.models,
             engines,
             restarts=restarts.restarts,
             budget=settings.restarts_per_hour,
-            reason=doctor.reason,
+            reason=diagnosis.reason,
         )
         self._tasks = [
             asyncio.create_task(self._watch.run(), name="watch"),
-            asyncio.create_task(doctor.run(), name="doctor"),
+            asyncio.create_task(diagnosis.run(), name="diagnosis"),
             asyncio.create_task(restarts.run(), name="restarts"),
         ]
         await self._watch.first_look()  # Serve sends requests from the end of this constructor on

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 
 class Occupancy:
-    """Who waits to be alone goes before those who come later to share; they would keep it out for ever."""
+    """A call that waits to be alone goes before any later one that would share, or those could keep it out for ever."""
 
     def __init__(self) -> None:
         self._sharing = 0
@@ -26,7 +26,7 @@ class Occupancy:
             yield
         finally:
             self._sharing -= 1
-            await self._tell()
+            await self._notify()
 
     @asynccontextmanager
     async def _enter_alone(self) -> AsyncIterator[None]:
@@ -38,13 +38,13 @@ class Occupancy:
         finally:
             self._waiting -= 1
             if not self._alone:
-                await self._tell()
+                await self._notify()
         try:
             yield
         finally:
             self._alone = False
-            await self._tell()
+            await self._notify()
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()

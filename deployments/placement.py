@@ -20,7 +20,7 @@ LOOK_SECONDS = 5.0
 SLOW_START = "that have taken more than"
 
 
-class PlacementDoctor:
+class PlacementDiagnosis:
     """Looks at the cluster and at Serve's status; `reason` gives the newest finding without waiting."""
 
     def __init__(self, settings: Settings, deployments: Mapping[str, str]) -> None:

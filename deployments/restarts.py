@@ -50,7 +50,7 @@ class Brakes:
 
     @asynccontextmanager
     async def start(self, replica: str, explain: Callable[[str], str] = str) -> AsyncIterator[None]:
-        """Waits until the replica may start; the block is its start. Why it fails is noted, and it may not hang.
+        """Waits until the replica may start. A block of over `start_seconds` is ended; why it fails is kept.
 
         `explain` is given the words of the error at the root and may know better ones.
         """

@@ -65,7 +65,7 @@ MUTANTS = (
     ),
     Mutant(
         "gate: a replica whose heartbeat stream broke still counts",
-        "deployments/replicas.py",
+        "deployments/replicas/watch.py",
         "if model.alive.pop(name, None) is not None:",
         "if name in model.alive:",
         "tests/unit/test_replicas.py",

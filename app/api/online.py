@@ -77,7 +77,7 @@ class Online:
         answer = await self._engines.call(model, path, body, _for_engine(request))
         parts = answer.body
         if _is_event_stream(answer.headers):
-            parts = _telling_of_loss(parts, request_id(request))
+            parts = _ending_with_error(parts, request_id(request))
         headers = {name: value for name, value in answer.headers if name.lower() not in HOP_BY_HOP}
         return await PartsResponse.start(parts, status=answer.status, headers=headers)
 
@@ -106,7 +106,7 @@ def _is_event_stream(headers: Headers) -> bool:
     return any(name.lower() == "content-type" and value.startswith("text/event-stream") for name, value in headers)
 
 
-async def _telling_of_loss(events: AsyncIterator[bytes], request: str) -> AsyncIterator[bytes]:
+async def _ending_with_error(events: AsyncIterator[bytes], request: str) -> AsyncIterator[bytes]:
     """The events; when the engine is lost among them, a last one says so. Before the first it is an error answer."""
     begun = False
     async with closing(events):

@@ -12,7 +12,7 @@ JSONL = "application/jsonl"
 
 @asynccontextmanager
 async def closing(parts: AsyncIterator[bytes]) -> AsyncIterator[None]:
-    """Ends the source of the parts with the block, so that nothing is read or generated for nobody."""
+    """Closes the source of the parts when the block ends, so that work stops once no client waits for it."""
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""Runs the lines of batches on the engine replicas: claim, run, record, release.
+"""Runs the lines of batches on the engine replicas: claim, send, record, release.
 
-`run_once` is one pass. A claimed shard becomes a task that streams its lines to one replica and adds the answers to the
-recorder; the loops around it flush, renew the leases, and stop what was cancelled or lost.
+`start_shards` is one pass. A claimed shard becomes a task that sends its lines to one replica and adds the answers to
+the recorder; the loops around it flush, renew the leases, and stop what was cancelled or lost.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Engines(Protocol):
         """The model's replicas that can work now, each with the number of sequences that it runs at once."""
         ...
 
-    def run(
+    def answers(
         self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
     ) -> AsyncIterator[list[Answer]]:
         """Answers as they come, in any order, each position once. Closing the iterator aborts the rest.
@@ -55,7 +55,7 @@ class Engines(Protocol):
 
 
 @dataclass
-class _Run:
+class _RunningShard:
     """A shard that runs here."""
 
     claim: ShardClaim
@@ -90,7 +90,7 @@ class Dispatcher:
         self._settings = settings
         self._owner = owner
         self._recorder = Recorder(store, objects)
-        self._runs: dict[tuple[str, int, int], _Run] = {}
+        self._shards: dict[tuple[str, int, int], _RunningShard] = {}
         self._renewed = time.monotonic()
         self._looked_for_suspects: dict[str, float] = {}
         self._fault: BaseException | None = None
@@ -98,7 +98,7 @@ class Dispatcher:
         self.room_made = asyncio.Event()
         self.shard_answered = asyncio.Event()
 
-    async def run_once(self) -> int:
+    async def start_shards(self) -> int:
         """Starts as many shards as the healthy replicas have room for. Returns how many.
 
         Starts nothing while results cannot be made durable: they would pile up in memory. Raises what ended a shard's
@@ -125,13 +125,13 @@ class Dispatcher:
 
     async def renew(self) -> None:
         """Keeps the leases of what runs or waits to be recorded; stops what was taken away or whose batch is ending."""
-        running = set(self._runs)
+        running = set(self._shards)
         claims = running | self._recorder.claims()
         going_on = await self._store.renew_shards(claims, self._settings.dispatch.lease_seconds)
         self._renewed = time.monotonic()
         for key in running - going_on:
-            if (run := self._runs.get(key)) is not None:
-                run.stop()
+            if (shard := self._shards.get(key)) is not None:
+                shard.stop()
 
     async def drain(self, seconds: float) -> None:
         """Starts nothing any more, and returns when what runs has ended, at the latest after so long."""
@@ -144,13 +144,13 @@ class Dispatcher:
     async def close(self) -> None:
         """Stops all runs and gives their shards back, with what was finished made durable."""
         tasks = self._tasks()
-        for run in list(self._runs.values()):
-            run.stop()
+        for shard in list(self._shards.values()):
+            shard.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._recorder.flush()
 
     def _tasks(self) -> list[asyncio.Task[None]]:
-        return [run.task for run in self._runs.values() if run.task is not None]
+        return [shard.task for shard in self._shards.values() if shard.task is not None]
 
     def _shards_wanted(self, model: str) -> Mapping[str, int]:
         """Shards to send to each replica: it gets as many lines again as it runs, so that no slot of it waits for us.
@@ -159,7 +159,7 @@ class Dispatcher:
         suspects gets none.
         """
         queued = self._queued()
-        reserved = {run.replica for run in self._runs.values() if run.suspect}
+        reserved = {shard.replica for shard in self._shards.values() if shard.suspect}
         wanted = {}
         for replica, slots in self._engines.replicas(model).items():
             if replica in reserved:
@@ -171,15 +171,15 @@ class Dispatcher:
     def _queued(self) -> Counter[str]:
         """Lines that each replica has from us."""
         queued = Counter[str]()
-        for run in self._runs.values():
-            queued[run.replica] += len(run.todo)
+        for shard in self._shards.values():
+            queued[shard.replica] += len(shard.todo)
         return queued
 
     async def _start_suspects(self, model: str) -> int:
         """A shard with suspects goes to the replica that has least to do, one at a time: the others work on."""
         now, looked = time.monotonic(), self._looked_for_suspects.get(model, float("-inf"))
         replicas = self._engines.replicas(model)
-        busy = any(run.suspect and run.claim.model == model for run in self._runs.values())
+        busy = any(shard.suspect and shard.claim.model == model for shard in self._shards.values())
         if busy or not replicas or now - looked < self._settings.dispatch.poll_seconds:
             return 0
         for claim in await self._claim(model, 1, suspect=True):
@@ -193,72 +193,74 @@ class Dispatcher:
         if shards < 1 or self._draining:
             return []
         lease = self._settings.dispatch.lease_seconds
-        running = set(self._runs) | self._recorder.claims()
+        running = set(self._shards) | self._recorder.claims()
         return await self._store.claim_shards(self._owner, lease, model, shards, suspect=suspect, running=running)
 
     def _start(self, claim: ShardClaim, replica: str) -> None:
-        run = _Run(claim, replica, todo=set(range(claim.count)) - claim.done)
-        self._runs[claim.key] = run
-        run.task = asyncio.create_task(self._run(run), name=f"{claim.batch_id}/{claim.index}")
-        run.task.add_done_callback(self._note_fault)
+        shard = _RunningShard(claim, replica, todo=set(range(claim.count)) - claim.done)
+        self._shards[claim.key] = shard
+        shard.task = asyncio.create_task(self._run_shard(shard), name=f"{claim.batch_id}/{claim.index}")
+        shard.task.add_done_callback(self._note_fault)
 
     def _note_fault(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (fault := task.exception()) is not None:
             self._fault = fault
             self.room_made.set()
 
-    async def _run(self, run: _Run) -> None:
+    async def _run_shard(self, shard: _RunningShard) -> None:
         """Ends with the shard complete in the recorder, or given back."""
-        claim = run.claim
+        claim = shard.claim
         died = False
         try:
-            await self._run_lines(run)
+            await self._get_answers(shard)
             self._recorder.complete(claim)
             self.shard_answered.set()
             self.room_made.set()  # after a failure the next poll is soon enough
             return
         except asyncio.CancelledError:
-            log.info("shard stopped", batch=claim.batch_id, shard=claim.index, left=len(run.todo))
+            log.info("shard stopped", batch=claim.batch_id, shard=claim.index, left=len(shard.todo))
         except EngineLost as error:
             died = not isinstance(error, ReplicaGone)
-            log.warning("engine lost", batch=claim.batch_id, shard=claim.index, left=len(run.todo), reason=str(error))
+            log.warning("engine lost", batch=claim.batch_id, shard=claim.index, left=len(shard.todo), reason=str(error))
         except ObjectMissing as error:
             await self._input_gone(claim, error)
         except BatchyardError as error:
             log.warning("shard given back", batch=claim.batch_id, shard=claim.index, reason=str(error))
         finally:
-            del self._runs[claim.key]
-        await self._give_back(run, died)
+            del self._shards[claim.key]
+        await self._give_back(shard, died)
 
-    async def _run_lines(self, run: _Run) -> None:
-        claim = run.claim
+    async def _get_answers(self, shard: _RunningShard) -> None:
+        claim = shard.claim
         data = await self._objects.read(claim.input_key, claim.offset, claim.offset + claim.length)
         todo = [(position, line) for position, line in enumerate(requests_of(data)) if position not in claim.done]
         for position, line in todo:
             try:
-                run.requests[position] = parse_line(line)
+                shard.requests[position] = parse_line(line)
             except LineError as error:  # valid when the batch was validated: the object was changed since
-                self._add(run, [_changed_line(claim, position, error)])
-        if not run.suspect:
-            await self._ask(run, list(run.requests))
+                self._add(shard, [_changed_line(claim, position, error)])
+        if not shard.suspect:
+            await self._send(shard, list(shard.requests))
             return
-        for group in groups(run.suspects(), claim.count):
-            run.group = group
-            await self._ask(run, group)
+        for group in groups(shard.suspects(), claim.count):
+            shard.group = group
+            await self._send(shard, group)
 
-    async def _ask(self, run: _Run, positions: Sequence[int]) -> None:
+    async def _send(self, shard: _RunningShard, positions: Sequence[int]) -> None:
         """Returns when each of these lines is answered."""
         if not positions:
             return
-        claim, bodies = run.claim, [run.requests[position].body for position in positions]
-        async for answers in self._engines.run(claim.model, run.replica, claim.endpoint, bodies, alone=run.suspect):
-            self._add(run, [_result(run, positions[answer.position], answer) for answer in answers])
-        if unanswered := run.todo.intersection(positions):
+        claim, bodies = shard.claim, [shard.requests[position].body for position in positions]
+        async for answers in self._engines.answers(
+            claim.model, shard.replica, claim.endpoint, bodies, alone=shard.suspect
+        ):
+            self._add(shard, [_result(shard, positions[answer.position], answer) for answer in answers])
+        if unanswered := shard.todo.intersection(positions):
             raise EngineLost(f"the engine's stream ended with {len(unanswered)} lines unanswered")
 
-    def _add(self, run: _Run, results: Sequence[Result]) -> None:
-        self._recorder.add(run.claim, results)
-        run.todo.difference_update(result.position for result in results)
+    def _add(self, shard: _RunningShard, results: Sequence[Result]) -> None:
+        self._recorder.add(shard.claim, results)
+        shard.todo.difference_update(result.position for result in results)
         self.room_made.set()
 
     async def _input_gone(self, claim: ShardClaim, error: ObjectMissing) -> None:
@@ -270,29 +272,29 @@ class Dispatcher:
         except BatchyardError as refused:
             log.warning("batch not stopped, its next shard will ask again", batch=claim.batch_id, reason=str(refused))
 
-    async def _give_back(self, run: _Run, died: bool) -> None:
+    async def _give_back(self, shard: _RunningShard, died: bool) -> None:
         """Makes durable what was answered, so that it is not run again, and frees the shard at once.
 
         `died`: an engine did, with the unanswered lines in it.
         """
-        claim = run.claim
+        claim = shard.claim
         try:
             if not died:
                 await self._recorder.flush()
                 await self._store.release(claim)
-            elif not run.suspect:
+            elif not shard.suspect:
                 await self._recorder.flush()
-                await self._store.release(claim, in_flight_at_a_death(run.todo))
+                await self._store.release(claim, in_flight_at_a_death(shard.todo))
             else:
-                await self._blame(run)
+                await self._blame(shard)
         except BatchyardError as error:
             log.warning("shard not given back, its lease will run out", batch=claim.batch_id, reason=str(error))
 
-    async def _blame(self, run: _Run) -> None:
-        """The engine died with nothing but the run's group in it."""
-        claim = run.claim
-        suspects, condemned = after_death(run.suspects(), run.todo.intersection(run.group), claim.count)
-        self._recorder.add(claim, [_condemned_line(run, position) for position in condemned])
+    async def _blame(self, shard: _RunningShard) -> None:
+        """The engine died with nothing but the shard's group in it."""
+        claim = shard.claim
+        suspects, condemned = after_death(shard.suspects(), shard.todo.intersection(shard.group), claim.count)
+        self._recorder.add(claim, [_condemned_line(shard, position) for position in condemned])
         await self._recorder.flush()
         allowance = self._settings.dispatch.engine_losses
         paused = await self._store.blame(claim, suspects, len(condemned), allowance)
@@ -300,22 +302,22 @@ class Dispatcher:
             "engine killed by suspect lines",
             batch=claim.batch_id,
             shard=claim.index,
-            lines=len(run.group),
+            lines=len(shard.group),
             condemned=len(condemned),
         )
         if paused:
             log.error("batch paused: its lines killed too many engines", batch=claim.batch_id, allowance=allowance)
 
 
-def _result(run: _Run, position: int, answer: Answer) -> Result:
-    claim, custom_id = run.claim, run.requests[position].custom_id
+def _result(shard: _RunningShard, position: int, answer: Answer) -> Result:
+    claim, custom_id = shard.claim, shard.requests[position].custom_id
     body = answered_line(claim.batch_id, claim.first_line + position, custom_id, answer.status, answer.body)
     return Result(position, body, failed=answer.status >= 400, usage=answer.usage)
 
 
-def _condemned_line(run: _Run, position: int) -> Result:
+def _condemned_line(shard: _RunningShard, position: int) -> Result:
     message = "The engine died twice with nothing but this request in it."
-    claim, custom_id = run.claim, run.requests[position].custom_id
+    claim, custom_id = shard.claim, shard.requests[position].custom_id
     line = unanswered_line(claim.batch_id, claim.first_line + position, custom_id, "engine_lost", message)
     return Result(position, line, failed=True)
 

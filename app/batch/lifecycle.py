@@ -45,7 +45,7 @@ class Lifecycle:
         claim = await self._store.claim_new_batch(self._owner, self._settings.dispatch.lease_seconds)
         if claim is None:
             return False
-        with self._kept(claim):
+        with self._lease_renewed(claim):
             found = await self._validation(claim.batch)
         if found.faults or found.model is None:
             acted = await self._store.fail_batch(claim, [fault.as_dict() for fault in found.faults])
@@ -59,7 +59,7 @@ class Lifecycle:
         claim = await self._store.claim_ended_batch(self._owner, self._settings.dispatch.lease_seconds)
         if claim is None:
             return False
-        with self._kept(claim):
+        with self._lease_renewed(claim):
             await self._finalise(claim)
         return True
 
@@ -90,7 +90,7 @@ class Lifecycle:
             await self._objects.delete(key)
 
     @contextmanager
-    def _kept(self, claim: BatchClaim) -> Iterator[None]:
+    def _lease_renewed(self, claim: BatchClaim) -> Iterator[None]:
         key = (claim.batch.id, claim.epoch)
         self._claims.add(key)
         try:

@@ -37,13 +37,13 @@ async def run_loops(dispatcher: Dispatcher, lifecycle: Lifecycle, settings: Disp
     to_dispatch, to_flush, to_finalise = dispatcher.room_made, dispatcher.shard_answered, asyncio.Event()
 
     async def dispatch() -> float:
-        await dispatcher.run_once()
-        return await _woken(to_dispatch, settings.poll_seconds)
+        await dispatcher.start_shards()
+        return await _wait_for(to_dispatch, settings.poll_seconds)
 
     async def flush() -> float:
         if await dispatcher.flush():
             to_finalise.set()
-        return await _woken(to_flush, settings.flush_seconds)
+        return await _wait_for(to_flush, settings.flush_seconds)
 
     async def renew() -> float:
         await dispatcher.renew()
@@ -52,12 +52,12 @@ async def run_loops(dispatcher: Dispatcher, lifecycle: Lifecycle, settings: Disp
 
     async def validate() -> float:
         if not await lifecycle.validate_next():
-            return await _woken(lifecycle.batch_created, settings.poll_seconds)
+            return await _wait_for(lifecycle.batch_created, settings.poll_seconds)
         to_dispatch.set()
         return 0
 
     async def finalise() -> float:
-        return 0 if await lifecycle.finalise_next() else await _woken(to_finalise, settings.poll_seconds)
+        return 0 if await lifecycle.finalise_next() else await _wait_for(to_finalise, settings.poll_seconds)
 
     async def sweep() -> float:
         await lifecycle.sweep()
@@ -68,7 +68,7 @@ async def run_loops(dispatcher: Dispatcher, lifecycle: Lifecycle, settings: Disp
             group.create_task(_forever(step), name=step.__name__)
 
 
-async def _woken(event: asyncio.Event, seconds: float) -> float:
+async def _wait_for(event: asyncio.Event, seconds: float) -> float:
     """Waits for the event, `seconds` at most, and clears it. Returns the pause that is left: none."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):  # wait_for of Python 3.11 loses a cancellation that comes with the event

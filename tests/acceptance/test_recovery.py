@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 from openai.types import Batch
 
-from deployments.folder_lock import server_pid
+from deployments.local.folder_lock import server_pid
 from tests.acceptance.ledger import Ledger
 from tests.acceptance.lines import assert_each_line_once, chats
 from tests.acceptance.server import FINAL, START_SECONDS, Server, until

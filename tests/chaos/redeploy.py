@@ -68,7 +68,7 @@ def main(address: str) -> None:
     import ray
     from ray import serve
 
-    from deployments.local_config import LocalConfig
+    from deployments.local.local_config import LocalConfig
 
     config = LocalConfig.load()
     args = copy.deepcopy(dict(config.args))

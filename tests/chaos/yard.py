@@ -119,7 +119,7 @@ def end(parent: subprocess.Popen[bytes], aimed_at: Sequence[psutil.Process] = ()
 def _scratch(root: psutil.Process) -> str | None:
     """The folder of Ray's sockets and logs, which whoever is killed leaves behind."""
     for child in root.children():
-        if "deployments.cluster" in (words := child.cmdline()):
+        if "deployments.local.cluster" in (words := child.cmdline()):
             return words[-1]
     return None
 

@@ -31,7 +31,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make_settings(tmp_path: Path) -> Callable[..., Settings]:
-    """Settings with two models, `good` with the adapter `polite`, and `other/model`, unless told else."""
+    """Settings with two models, `good` with the adapter `polite`, and `other/model`, unless told otherwise."""
 
     def make(**args: Any) -> Settings:
         good = {"id": "good", "source": "/models/good", "adapters": {"polite": "/adapters/polite"}}

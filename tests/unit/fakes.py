@@ -28,7 +28,7 @@ class Clock:
 
 @dataclass
 class FakeHealth:
-    """Every model has one healthy replica until `set` says else."""
+    """Every model has one healthy replica until `set` says otherwise."""
 
     known: dict[str, ModelHealth]
 

@@ -13,9 +13,9 @@ import typer
 
 from app import cli
 from app.errors import SettingsError
-from deployments import background
-from deployments.background import Background, BackgroundError, http_status
-from deployments.folder_lock import server_pid
+from deployments.local import background
+from deployments.local.background import Background, BackgroundError, http_status
+from deployments.local.folder_lock import server_pid
 from tests.acceptance.server import free_port
 from tests.commands import ROOT
 

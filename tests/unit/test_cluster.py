@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from deployments import cluster
+from deployments.local import cluster
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, answers: list[int | None]) -> tuple[bool, int]:

@@ -63,13 +63,17 @@ async def test_a_line_that_leaves_is_aborted_inside_vllms_own_task(engine: Modul
 async def test_lines_that_waited_to_enter_a_core_that_died_meanwhile_are_not_said_to_be_in_it(
     engine: ModuleType,
 ) -> None:
-    methods = ("run_lines", "_must_be", "_raise_if_dead")  # without LLMServer, which cannot be made without an engine
+    methods = (
+        "answer_lines",
+        "_must_be",
+        "_raise_if_dead",
+    )  # LLMServer itself needs an engine
     replica: Any = type("Replica", (), {name: getattr(engine.BatchEngine, name) for name in methods})()
     replica._replica = "r1"
     replica._occupancy = Occupancy()
     replica._client = SimpleNamespace(errored=True, dead_error=RuntimeError("dead"))
     replica._core_errors = SimpleNamespace(explain=str)
-    messages = replica.run_lines("/v1/completions", [b"{}"], True, "r1")
+    messages = replica.answer_lines("/v1/completions", [b"{}"], True, "r1")
     with pytest.raises(EngineLost, match="dead"):
         await anext(messages)
 

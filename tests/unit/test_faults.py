@@ -37,15 +37,15 @@ async def test_while_results_cannot_be_written_no_more_lines_start(yard: Yard, m
     batch_id = await yard.create(requests(200))
     await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
-    assert await dispatcher.run_once() > 0
+    assert await dispatcher.start_shards() > 0
     await until(lambda: yard.engines.seen and not yard.engines.in_flight)
     with monkeypatch.context() as patched:
         patched.setattr(yard.objects, "put", full)
         with pytest.raises(ObjectsUnavailable):
             await dispatcher.flush()
-        assert await dispatcher.run_once() == 0
+        assert await dispatcher.start_shards() == 0
     assert await dispatcher.flush() > 0
-    assert await dispatcher.run_once() > 0
+    assert await dispatcher.start_shards() > 0
     await dispatcher.close()
     batch = await yard.batch(batch_id)
     assert batch.completed == len(yard.engines.seen)
@@ -115,7 +115,7 @@ async def test_a_replica_that_loses_all_lines_is_not_tried_in_a_hot_loop(
         raise error("gone")
         yield
 
-    monkeypatch.setattr(yard.engines, "run", lose)
+    monkeypatch.setattr(yard.engines, "answers", lose)
     async with yard.dispatcher():
         began = time.monotonic()
         batch_id = await yard.create(requests(4))
@@ -132,10 +132,10 @@ async def test_after_an_outage_longer_than_the_lease_a_dispatcher_does_not_take_
     batch_id = await yard.create(requests(4))
     await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
-    assert await dispatcher.run_once() == 1
+    assert await dispatcher.start_shards() == 1
     await yard.engines.arrived.wait()
     await until(lambda: Ledger(tmp_path).run_out())
-    assert await dispatcher.run_once() == 0
+    assert await dispatcher.start_shards() == 0
     yard.engines.open.set()
 
     async def all_are_durable() -> bool:
@@ -153,7 +153,7 @@ async def test_a_fault_that_nobody_foresaw_ends_the_loops_so_that_the_process_is
         raise ZeroDivisionError
         yield
 
-    monkeypatch.setattr(yard.engines, "run", broken)
+    monkeypatch.setattr(yard.engines, "answers", broken)
     await yard.create(requests(4))
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
@@ -169,7 +169,7 @@ async def test_a_dispatcher_that_is_closed_makes_durable_what_it_has_and_frees_t
     batch_id = await yard.create(requests(12))
     await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
-    await dispatcher.run_once()
+    await dispatcher.start_shards()
     await until(lambda: dispatcher._recorder.claims() and not yard.engines.open.is_set())
     await dispatcher.close()
     batch = await yard.batch(batch_id)

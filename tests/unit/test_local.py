@@ -19,7 +19,7 @@ import pytest
 from app.errors import SettingsError, StoreUnavailable
 from app.settings import Settings
 from app.store import StartAnswer, Store
-from deployments.folder_lock import LOCK_FILE, lock_folder, server_pid
+from deployments.local.folder_lock import LOCK_FILE, lock_folder, server_pid
 from deployments.restarts import ClusterBrake, ledger_asker
 from tests.commands import ROOT
 

@@ -1,4 +1,4 @@
-"""What the doctor says of missing replicas, and that it survives a Serve that does not answer."""
+"""What is said of missing replicas, and that it survives a Serve that does not answer."""
 
 import asyncio
 from typing import Any
@@ -8,23 +8,23 @@ from ray.exceptions import RayError
 
 from app.settings import Settings
 from deployments import placement
-from deployments.placement import PlacementDoctor
+from deployments.placement import PlacementDiagnosis
 from tests.unit.waiting import until
 
 
-def doctor(**model: Any) -> PlacementDoctor:
+def diagnosis(**model: Any) -> PlacementDiagnosis:
     settings = Settings.load({"models": [{"id": "m", "source": "x", **model}]}, environ={})
-    return PlacementDoctor(settings, {"m": "Engine:m"})
+    return PlacementDiagnosis(settings, {"m": "Engine:m"})
 
 
-async def found(doctor: PlacementDoctor) -> str:
-    task = asyncio.create_task(doctor.run())
+async def found(diagnosis: PlacementDiagnosis) -> str:
+    task = asyncio.create_task(diagnosis.run())
     try:
-        await until(lambda: doctor.reason("m") is not None or task.done())
+        await until(lambda: diagnosis.reason("m") is not None or task.done())
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    reason = doctor.reason("m")
+    reason = diagnosis.reason("m")
     assert reason is not None
     return reason
 
@@ -41,12 +41,14 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 async def test_it_names_what_the_cluster_lacks() -> None:
     engine = {"tensor_parallel_size": 4}
-    assert await found(doctor(replicas=2, engine=engine)) == ("it needs 8 GPU (2 replicas of 4) and the cluster has 0")
+    assert await found(diagnosis(replicas=2, engine=engine)) == (
+        "it needs 8 GPU (2 replicas of 4) and the cluster has 0"
+    )
 
 
 async def test_it_names_a_type_of_gpu_that_is_not_there(serve: dict[str, float]) -> None:
     serve["GPU"] = 1
-    assert await found(doctor(accelerator_type="H100")) == "it needs GPUs of type H100 and the cluster has none"
+    assert await found(diagnosis(accelerator_type="H100")) == "it needs GPUs of type H100 and the cluster has none"
 
 
 async def test_it_looks_again_when_serve_did_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,4 +60,4 @@ async def test_it_looks_again_when_serve_did_not_answer(monkeypatch: pytest.Monk
         return {}
 
     monkeypatch.setattr(placement.ray, "cluster_resources", away)
-    assert "the cluster has 0" in await found(doctor(device="cpu"))
+    assert "the cluster has 0" in await found(diagnosis(device="cpu"))

@@ -10,9 +10,11 @@ from ray.exceptions import RayTaskError
 
 from app.errors import EngineLost, ReplicaGone
 from app.settings import ModelSettings
-from deployments import replicas
 from deployments.messages import Heartbeat
-from deployments.replicas import RayEngines, ReplicaWatch, board
+from deployments.replicas import watch as watch_module
+from deployments.replicas.board import board
+from deployments.replicas.engines import RayEngines
+from deployments.replicas.watch import ReplicaWatch
 from tests.unit.waiting import until
 
 ENGINE = "Engine:tiny"
@@ -60,7 +62,7 @@ class Handle:
         return self._Method(lambda: asyncio.sleep(0))
 
     @property
-    def run_lines(self) -> Any:
+    def answer_lines(self) -> Any:
         def broken(endpoint: str, bodies: Any, alone: bool, replica: str) -> Stream:
             stream = Stream()
             if self.entered:
@@ -135,7 +137,7 @@ async def test_the_first_look_ends_with_the_first_beat() -> None:
 
 
 async def test_the_first_look_does_not_wait_for_a_model_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "FIRST_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(watch_module, "FIRST_LOOK_SECONDS", 0.01)
     async with running(Scene()) as scene:
         await asyncio.wait_for(scene.watch.first_look(), 1)
         assert not scene.healthy
@@ -170,7 +172,7 @@ async def test_a_kill_that_the_board_knows_before_the_stream_breaks_counts_too()
 async def test_a_replica_that_serve_takes_away_is_no_loss_and_its_stream_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replicas, "PART_SECONDS", 0.05)
+    monkeypatch.setattr(watch_module, "DEPARTURE_SECONDS", 0.05)
     async with running(Scene(), "a", "b") as scene:
         board.write(ENGINE, frozenset({"b"}))
         await until(lambda: scene.handle.last("a").cancelled)
@@ -231,7 +233,7 @@ async def test_a_replica_that_lost_lines_is_not_used_until_it_beats_again(
         engines = RayEngines(scene.watch, {"tiny": scene.handle})
         scene.handle.run_error, scene.handle.entered = error, entered
         with pytest.raises(raised) as caught:
-            async for answers in engines.run("tiny", "a", "/v1/x", [b"{}"], alone=False):
+            async for answers in engines.answers("tiny", "a", "/v1/x", [b"{}"], alone=False):
                 assert answers == [], "nothing was answered"
         assert type(caught.value) is raised
         assert engines.replicas("tiny") == {}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.family import GRACE_SECONDS
-from deployments.local import ENVIRONMENT
+from deployments.local.family import GRACE_SECONDS
+from deployments.local.server import ENVIRONMENT
 from tests.commands import ROOT
 
 UNITS = sorted((ROOT / "infra/systemd").glob("*.service"), key=lambda unit: unit.stem)

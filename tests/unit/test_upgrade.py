@@ -84,7 +84,7 @@ def test_serves_router_has_what_replicas_py_reads() -> None:
 def test_serves_proxy_and_controller_read_the_variables_that_local_py_sets() -> None:
     from ray.serve._private import constants
 
-    from deployments.local import ENVIRONMENT
+    from deployments.local.server import ENVIRONMENT
 
     read = inspect.getsource(constants)
     for name in ENVIRONMENT:

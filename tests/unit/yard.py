@@ -66,17 +66,19 @@ class FakeEngines:
         self._killed[replica], self._occupancy[replica] = asyncio.Event(), Occupancy()
         self.alive.add(replica)
 
-    async def run(
+    async def answers(
         self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
     ) -> AsyncIterator[list[Answer]]:
         killed = self._killed.setdefault(replica, asyncio.Event())
         async with self._occupancy.setdefault(replica, Occupancy()).enter(alone=alone):
             if killed.is_set():
                 raise ReplicaGone("killed before the lines were in it")
-            async for answers in self._run(replica, bodies, killed):
-                yield answers
+            async for some in self._answer_each(replica, bodies, killed):
+                yield some
 
-    async def _run(self, replica: str, bodies: Sequence[bytes], killed: asyncio.Event) -> AsyncIterator[list[Answer]]:
+    async def _answer_each(
+        self, replica: str, bodies: Sequence[bytes], killed: asyncio.Event
+    ) -> AsyncIterator[list[Answer]]:
         self.in_flight += len(bodies)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         left = len(bodies)

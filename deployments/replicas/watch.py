@@ -1,27 +1,24 @@
 """Which engine replicas can work, as this process knows it: the one place that gate, health and dispatcher ask.
 
 Two sources, both pushed, none polled. Serve's controller tells every router which replicas run, and the router tells
-the board below. And a stream of heartbeats from each of them says that it can work: it breaks within milliseconds
+the board. And a stream of heartbeats from each of them says that it can work: it breaks within milliseconds
 when the process dies, and falls silent when vLLM's core hangs. A replica is healthy between its first beat and either.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 
 import structlog
 from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
-from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from app.batch.dispatch import Answer
-from app.errors import EngineLost, ReplicaGone
 from app.health import ModelHealth
 from app.settings import ModelSettings
 from app.store import Restarts
+from deployments.replicas.board import board
 
 log = structlog.get_logger()
 
@@ -34,68 +31,9 @@ REWATCH_SECONDS = 0.2
 FIRST_LOOK_SECONDS = 3.0
 """How long a new process may take to hear of replicas that work: twice what was seen on two busy cores."""
 
-PART_SECONDS = 1.0
+DEPARTURE_SECONDS = 1.0
 """How long the stream of a replica that left the board may take to break. A killed one breaks within milliseconds, and
 counts as lost; that of one that Serve takes out of service stays open, and would hold up its graceful end."""
-
-
-class Board:
-    """The replicas that run, by deployment. Routers write it from their own threads."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._running: dict[str, frozenset[str]] = {}
-        self._listeners: list[Callable[[], object]] = []
-
-    def listen(self, listener: Callable[[], object]) -> None:
-        with self._lock:
-            self._listeners.append(listener)
-
-    def unlisten(self, listener: Callable[[], object]) -> None:
-        with self._lock:
-            self._listeners.remove(listener)
-
-    def running(self, deployment: str) -> frozenset[str]:
-        return self._running.get(deployment, frozenset())
-
-    def write(self, deployment: str, replicas: frozenset[str]) -> None:
-        with self._lock:
-            self._running[deployment] = replicas
-            listeners = list(self._listeners)
-        for listener in listeners:
-            listener()
-
-
-board = Board()
-
-
-class TrackingRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
-    """Writes the board, and sends a call with a keyword `replica` to that replica; any other to the shortest queue.
-
-    Serve pickles this class by value into other processes, so its methods look the board up in the module.
-    """
-
-    async def choose_replicas(
-        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
-    ) -> list[list[RunningReplica]]:
-        target = pending_request.kwargs.get("replica") if pending_request is not None else None
-        named = [each for each in candidate_replicas if each.replica_id.unique_id == target]
-        # A target that is gone: any replica may take the call, and refuses it, so that the caller need not wait.
-        return [named or list(candidate_replicas)]
-
-    def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        super().update_replicas(replicas)
-        self._write_board()
-
-    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
-        super().on_replica_actor_died(replica_id)
-        self._write_board()
-
-    def _write_board(self) -> None:
-        from deployments.replicas import board
-
-        running = frozenset(replica_id.unique_id for replica_id in self.curr_replicas)
-        board.write(self._deployment_id.name, running)
 
 
 @dataclass
@@ -104,7 +42,7 @@ class _Replica:
 
     max_num_seqs: int
     last_beat: float
-    trusted: bool = True
+    suspended: bool = False
 
 
 @dataclass
@@ -207,18 +145,18 @@ class ReplicaWatch:
         return [health for model_id in self._models if (health := self.model(model_id)) is not None]
 
     def _beating(self, model: _Model) -> dict[str, int]:
-        """Also those that left the board less than PART_SECONDS ago and whose stream is not broken."""
+        """Also those that left the board less than DEPARTURE_SECONDS ago and whose stream is not broken."""
         since = self._clock() - model.settings.hang_seconds - SILENCE_MARGIN_SECONDS
         return {
             name: replica.max_num_seqs
             for name, replica in model.alive.items()
-            if replica.trusted and replica.last_beat >= since
+            if not replica.suspended and replica.last_beat >= since
         }
 
-    def distrust(self, model_id: str, replica: str) -> None:
-        """Lines were lost in it. It counts as healthy again with its next beat, if one comes."""
+    def suspend(self, model_id: str, replica: str) -> None:
+        """Lines were lost in this replica: it counts as healthy again from its next beat, if one comes."""
         if (found := self._models[model_id].alive.get(replica)) is not None:
-            found.trusted = False
+            found.suspended = True
 
     async def _first_call(self, model: _Model) -> None:
         """A handle has a router, and the board its writer, only from its first call; what that answers is not asked."""
@@ -229,13 +167,13 @@ class ReplicaWatch:
         for name in running - set(model.watches):
             model.watches[name] = asyncio.create_task(self._watch(model, name), name=f"watch {name}")
         for name in set(model.watches) - running:
-            parting = asyncio.create_task(self._part(model.watches.pop(name)), name=f"part from {name}")
-            self._leaving.add(parting)
-            parting.add_done_callback(self._leaving.discard)
+            departure = asyncio.create_task(self._stop_watch(model.watches.pop(name)), name=f"departure of {name}")
+            self._leaving.add(departure)
+            departure.add_done_callback(self._leaving.discard)
 
-    async def _part(self, watch: asyncio.Task[None]) -> None:
+    async def _stop_watch(self, watch: asyncio.Task[None]) -> None:
         try:
-            await asyncio.wait([watch], timeout=PART_SECONDS)
+            await asyncio.wait([watch], timeout=DEPARTURE_SECONDS)
         finally:
             watch.cancel()
 
@@ -266,41 +204,13 @@ class ReplicaWatch:
 
     def _lost(self, model: _Model, name: str, error: Exception) -> None:
         if model.alive.pop(name, None) is not None:
-            reason = _reason(error)
+            reason = one_line(error)
             log.warning("replica lost", model=model.settings.id, replica=name, reason=reason)
             self._tell_loss(model.settings.id, name, reason)
 
 
-class RayEngines:
-    """The engine replicas as the dispatcher uses them."""
-
-    def __init__(self, watch: ReplicaWatch, handles: Mapping[str, DeploymentHandle]) -> None:
-        self._watch = watch
-        self._handles = handles
-
-    def replicas(self, model: str) -> dict[str, int]:
-        return self._watch.replicas(model)
-
-    async def run(
-        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
-    ) -> AsyncIterator[list[Answer]]:
-        stream = self._handles[model].options(stream=True).run_lines.remote(endpoint, bodies, alone, replica=replica)
-        entered = False
-        try:
-            async for answers in stream:
-                entered = True
-                yield answers
-        except (asyncio.CancelledError, GeneratorExit):
-            stream.cancel()
-            raise
-        except Exception as error:
-            self._watch.distrust(model, replica)
-            lost = EngineLost if entered else ReplicaGone
-            raise lost(_reason(error)) from error
-
-
-def _reason(error: BaseException) -> str:
-    """In one line. What a replica raised comes as Ray's error with the replica's whole traceback; its cause is ours."""
+def one_line(error: BaseException) -> str:
+    """The error in one line. Ray wraps what a replica raised and adds its traceback; the cause is ours."""
     if isinstance(error, RayTaskError) and error.cause is not None:
         error = error.cause
     text = str(error).strip()

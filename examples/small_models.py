@@ -2,9 +2,12 @@
 
 SmolLM2 (chat) and MiniLM (embeddings) are real models that come inside Python packages. `tiny` is a random model, for
 tests and for measuring everything but the model. All of them run on two CPU cores.
+
+    python -m examples.small_models NAME     make models/NAME, unless it is there
 """
 
 import importlib.util
+import sys
 import sysconfig
 import tempfile
 import zipfile
@@ -159,3 +162,10 @@ def _standard_library_sources() -> Iterator[str]:
     """The text of the standard library's top-level modules, in a fixed order: about 160 files, 4 MB."""
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         yield path.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        print(prepare(sys.argv[1], Path("models")))
+    except (IndexError, ValueError, ModelPackageMissing) as error:
+        sys.exit(f"usage: python -m examples.small_models {'|'.join(MAKERS)}: {error}")

@@ -1,6 +1,6 @@
 """One local Ray cluster that runs the application of a Serve config: what `batchyard serve` starts.
 
-Two processes. The child (`deployments/cluster.py`) starts Ray and the application and waits. The parent waits for
+Two processes. The child (`deployments/local/cluster.py`) starts Ray and the application and waits. The parent waits for
 signals and for the child. When the child ends, for whatever reason, the parent leaves no process behind: as a child
 subreaper it inherits whatever its descendants orphan. Then it starts the cluster again, within brakes. If the parent is
 killed, a socket to the child breaks, and the child ends everything in its place.
@@ -21,9 +21,16 @@ import structlog
 from app.settings import Settings
 from app.telemetry import alert, start_telemetry
 from deployments.environment import NEEDED
-from deployments.family import AWAITED_SIGNALS, GRACE_SECONDS, STOP_CHILD, STOP_SIGNALS, adopt_orphans, leave_nothing
-from deployments.folder_lock import lock_folder
-from deployments.local_config import LocalConfig, refuse_open_door, refuse_taken_port
+from deployments.local.family import (
+    AWAITED_SIGNALS,
+    GRACE_SECONDS,
+    STOP_CHILD,
+    STOP_SIGNALS,
+    adopt_orphans,
+    leave_nothing,
+)
+from deployments.local.folder_lock import lock_folder
+from deployments.local.local_config import LocalConfig, refuse_open_door, refuse_taken_port
 from deployments.restarts import ClusterBrake, ledger_asker
 
 log = structlog.get_logger()
@@ -100,7 +107,7 @@ def _run_child(settings: Settings) -> End:
 
 def _start_child(scratch: str, stdin: socket.socket, settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "deployments.cluster", scratch],
+        [sys.executable, "-m", "deployments.local.cluster", scratch],
         stdin=stdin.fileno(),
         env={
             **ENVIRONMENT,

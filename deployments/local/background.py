@@ -14,8 +14,8 @@ import psutil
 
 from app.errors import BatchyardError
 from app.settings import Settings
-from deployments.folder_lock import LOCK_FILE, AlreadyServed, server_pid
-from deployments.local_config import LocalConfig, refuse_taken_port
+from deployments.local.folder_lock import LOCK_FILE, AlreadyServed, server_pid
+from deployments.local.local_config import LocalConfig, refuse_taken_port
 
 LOG_BYTES = 64 * 1024 * 1024
 """A log larger than this makes room for a new one at the next start; the one before it is kept."""

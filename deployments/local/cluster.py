@@ -1,7 +1,7 @@
 """One life of the local Ray cluster and of the application on it: the child of `batchyard serve`.
 
-`python -m deployments.cluster SCRATCH`. Its stdin is a socket to the parent: a byte that we write says that the cluster
-is up; its end, that the parent is gone.
+`python -m deployments.local.cluster SCRATCH`. Its stdin is a socket to the parent: a byte that we write says that
+the cluster is up; its end, that the parent is gone.
 """
 
 import contextlib
@@ -21,13 +21,20 @@ import structlog
 
 from app.settings import Settings
 from app.telemetry import start_telemetry
-from deployments.background import http_status
-from deployments.family import AWAITED_SIGNALS, GRACE_SECONDS, STOP_CHILD, STOP_SIGNALS, adopt_orphans, leave_nothing
-from deployments.local_config import LocalConfig
+from deployments.local.background import http_status
+from deployments.local.family import (
+    AWAITED_SIGNALS,
+    GRACE_SECONDS,
+    STOP_CHILD,
+    STOP_SIGNALS,
+    adopt_orphans,
+    leave_nothing,
+)
+from deployments.local.local_config import LocalConfig
 
 log = structlog.get_logger()
 
-PILLARS = ("gcs_server", "raylet")
+ESSENTIAL_PROCESSES = ("gcs_server", "raylet")
 """Ray's processes that a cluster does not outlive and that nothing starts again."""
 
 LOOK_SECONDS = 10.0
@@ -90,7 +97,7 @@ def run_cluster(scratch: str) -> None:
             namespace="serve",
             _temp_dir=scratch,
         )
-        threading.Thread(target=_end_with_cluster, args=(_watched_pillars(), stopping, scratch), daemon=True).start()
+        threading.Thread(target=_end_with_cluster, args=(_watched_processes(), stopping, scratch), daemon=True).start()
         threading.Thread(target=_end_when_silent, args=(config.url, stopping, scratch), daemon=True).start()
         serve.start(
             proxy_location="HeadOnly",
@@ -117,20 +124,26 @@ def run_cluster(scratch: str) -> None:
         ray.shutdown()
 
 
-def _watched_pillars() -> dict[int, str]:
+def _watched_processes() -> dict[int, str]:
     """A descriptor each, which can be read when the process ends, and its name."""
-    pillars = {os.pidfd_open(each.pid): each.name() for each in psutil.Process().children() if each.name() in PILLARS}
-    if len(pillars) < len(PILLARS):
-        raise RuntimeError(f"Ray started without {' or '.join({*PILLARS} - {*pillars.values()})}, hence no cluster")
-    return pillars
+    processes = {
+        os.pidfd_open(each.pid): each.name()
+        for each in psutil.Process().children()
+        if each.name() in ESSENTIAL_PROCESSES
+    }
+    if len(processes) < len(ESSENTIAL_PROCESSES):
+        raise RuntimeError(
+            f"Ray started without {' or '.join({*ESSENTIAL_PROCESSES} - {*processes.values()})}, hence no cluster"
+        )
+    return processes
 
 
-def _end_with_cluster(pillars: dict[int, str], stopping: threading.Event, scratch: str) -> None:
-    """Ends this process as soon as a pillar does. Ray may wait a minute for one to come back, and none would."""
+def _end_with_cluster(processes: dict[int, str], stopping: threading.Event, scratch: str) -> None:
+    """Ends this process as soon as one of these does. Ray may wait a minute for one to come back, and none would."""
     ends = select.poll()
-    for descriptor in pillars:
+    for descriptor in processes:
         ends.register(descriptor, select.POLLIN)
-    ended = [pillars[descriptor] for descriptor, _ in ends.poll()]
+    ended = [processes[descriptor] for descriptor, _ in ends.poll()]
     if not stopping.is_set():
         log.error("the Ray cluster is lost: a process that it needs ended", ended=ended)
         _end_at_once(scratch)
