@@ -39,7 +39,9 @@ DISK_FREE_BYTES = 5 * 2**30
 """A disk is nearly full below both: 5 % of a large disk is plenty, and 5 GiB of a small one may be all it has."""
 
 
-class Ledger(Protocol):
+class OpenBatches(Protocol):
+    """The ledger, as far as the rules look into it."""
+
     async def open_batches(self) -> list[Batch]:
         """All that have not ended, oldest first."""
         ...
@@ -78,7 +80,7 @@ class Sentinel:
 
     def __init__(
         self,
-        store: Ledger,
+        store: OpenBatches,
         health: Health,
         data: Path,
         clock: Callable[[], float] = time.monotonic,

@@ -21,6 +21,10 @@ class ObjectMissing(BatchyardError):
     """The object store has no object of that key."""
 
 
+class ObjectCutShort(ObjectMissing):
+    """The object store has only the beginning of the object."""
+
+
 class EngineLost(BatchyardError):
     """The engine replica died, hung or was taken away while lines were in it. Nothing is known of those lines."""
 

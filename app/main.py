@@ -9,6 +9,7 @@ from ray.serve import Application
 
 from app.errors import SettingsError
 from app.settings import Settings
+from app.store import Store
 from deployments.dispatcher import BatchDispatcher
 from deployments.engines import engine_application, graceful_seconds
 from deployments.environment import warn_of_what_is_missing
@@ -17,9 +18,14 @@ from deployments.restarts import ENDLESS
 
 
 def build(args: Mapping[str, Any]) -> Application:
-    """What `import_path: app.main:build` of a Serve config calls with the config's `args`. Raises SettingsError."""
+    """What `import_path: app.main:build` of a Serve config calls with the config's `args`.
+
+    Makes the ledger if there is none: whatever is started later, maybe on another node, opens one that exists. Raises
+    SettingsError and StoreUnavailable.
+    """
     settings = Settings.load(args)
     _refuse_hidden_folders(settings)
+    Store.make(settings.database_url)
     warn_of_what_is_missing()
     deploy = uuid4().hex
     engines = {model.id: engine_application(model, settings, deploy) for model in settings.models}

@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
-from app.errors import ObjectMissing, ObjectsUnavailable
+from app.errors import ObjectCutShort, ObjectMissing, ObjectsUnavailable
 
 READ_BYTES = 1024 * 1024
 """Bytes a streamed read hands on at a time: large enough for throughput, small against our memory."""
@@ -32,8 +32,8 @@ class Writer(Protocol):
     async def write(self, data: bytes) -> int: ...
 
 
-class Ledger(Protocol):
-    """What remembers which object store is its own."""
+class MarkKeeper(Protocol):
+    """The ledger: what remembers which object store is its own."""
 
     async def objects_mark(self) -> str | None: ...
 
@@ -57,7 +57,7 @@ class Objects:
             raise ObjectsUnavailable(f"The object store {url} cannot be opened: {error}") from error
 
     @classmethod
-    async def open(cls, url: str, ledger: Ledger) -> Self:
+    async def open(cls, url: str, ledger: MarkKeeper) -> Self:
         """The object store of this ledger. An object in it, the mark, says so from the ledger's first start on.
 
         Without a mark, a folder that is not mounted and a bucket that is another would look like the ledger's own with
@@ -88,11 +88,11 @@ class Objects:
             await self._synchronise(key)
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """Bytes [start, end) of the object; to its end when `end` is None."""
+        """Bytes [start, end) of the object; to its end when `end` is None. One that ends earlier counts as missing."""
         async with self._reading(key):
             if end is None:
                 return b"".join([chunk async for chunk in self.stream(key, start)])
-            return bytes(await obstore.get_range_async(self._store, key, start=start, end=end)) if end > start else b""
+            return await self._range(key, start, end) if end > start else b""
 
     async def stream(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes of `read`, a part at a time."""
@@ -122,6 +122,8 @@ class Objects:
         try:
             with _obstore_errors(key):
                 yield
+        except ObjectCutShort:
+            raise
         except ObjectMissing:
             # The store may have been away and have come back: it is the ledger's before and after a second look.
             await self._verify()
@@ -136,10 +138,24 @@ class Objects:
         with _obstore_errors(key):
             yield
 
+    async def _range(self, key: str, start: int, end: int) -> bytes:
+        try:
+            data = bytes(await obstore.get_range_async(self._store, key, start=start, end=end))
+        except BaseError:  # what each store says of a range behind an object's end is its own
+            if await self._size(key) >= end:
+                raise
+            data = b""
+        if len(data) < end - start:
+            raise ObjectCutShort(f"The object {key!r} of the object store ends before byte {end}, and was longer.")
+        return data
+
+    async def _size(self, key: str) -> int:
+        return int((await obstore.head_async(self._store, key))["size"])
+
     async def _has(self, key: str) -> bool:
         try:
             with _obstore_errors(key):
-                await obstore.head_async(self._store, key)
+                await self._size(key)
         except ObjectMissing:
             return False
         return True

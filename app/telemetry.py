@@ -31,12 +31,14 @@ AlertKind = Literal[
     "restart_budget_spent",
     "batch_stuck",
     "batch_paused",
+    "batch_fault",
+    "results_damaged",
     "disk_nearly_full",
     "cluster_lost",
 ]
 """docs/runbook.md says for each what to do."""
 
-WARNINGS: frozenset[AlertKind] = frozenset({"replica_lost", "batch_paused", "disk_nearly_full"})
+WARNINGS: frozenset[AlertKind] = frozenset({"replica_lost", "batch_paused", "results_damaged", "disk_nearly_full"})
 """What nobody need get up for; the others are errors."""
 
 REPEAT_SECONDS = 600.0

@@ -27,7 +27,7 @@ class BatchDispatcher:
 
     async def __init__(self, settings: Settings, engines: Mapping[str, DeploymentHandle]) -> None:
         start_telemetry("dispatcher")
-        store = await asyncio.to_thread(Store.open, settings.database_url, lambda: int(time.time()))
+        store = await asyncio.to_thread(Store.open_existing, settings.database_url, lambda: int(time.time()))
         objects = await Objects.open(settings.objects_url, store)
         restarts = RestartWatch(store, list(engines), settings.restarts_per_hour)
         watch = ReplicaWatch(

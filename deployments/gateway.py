@@ -33,7 +33,7 @@ class Gateway:
         self._hint: asyncio.Future[Any] | None = None
         self._settings = settings
         self._handles = engines
-        self._store = await asyncio.to_thread(Store.open, settings.database_url, lambda: int(time.time()))
+        self._store = await asyncio.to_thread(Store.open_existing, settings.database_url, lambda: int(time.time()))
         diagnosis = PlacementDiagnosis(settings, {model: handle.deployment_name for model, handle in engines.items()})
         restarts = RestartWatch(self._store, list(engines), settings.restarts_per_hour)
         self._watch = ReplicaWatch(

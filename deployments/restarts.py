@@ -63,18 +63,25 @@ class Brakes:
             try:
                 yield
             except Exception as error:
-                await store.note_failed_start(replica, explain(_sentence(error)))
+                await self._note_failure(store, replica, explain(_sentence(error)))
                 raise
             finally:
                 watch.cancel()
         finally:
             store.close()
 
+    async def _note_failure(self, store: Store, replica: str, reason: str) -> None:
+        """Without the ledger it stands in the log alone: the error itself must come through."""
+        try:
+            await store.note_failed_start(replica, reason)
+        except StoreUnavailable as error:
+            log.warning("failed start not noted", model=self.model, replica=replica, failure=reason, reason=str(error))
+
     async def _open(self) -> Store:
         """Without the ledger there are no brakes, and nothing to do for the model either: waits until it is there."""
         while True:
             try:
-                return await asyncio.to_thread(Store.open, self.database_url, lambda: int(time.time()))
+                return await asyncio.to_thread(Store.open_existing, self.database_url, lambda: int(time.time()))
             except StoreUnavailable as error:
                 log.warning("start waits for the ledger", model=self.model, reason=str(error))
             await asyncio.sleep(ASK_SECONDS)
@@ -101,7 +108,7 @@ class Brakes:
         reason = f"the start was not through after {self.start_seconds:g} s (start_seconds) and was ended"
         log.error("start hangs", model=self.model, replica=replica, reason=reason)
         try:
-            store = Store.open(self.database_url, lambda: int(time.time()))
+            store = Store.open_existing(self.database_url, lambda: int(time.time()))
             asyncio.run(store.note_failed_start(replica, reason))
         finally:
             os._exit(1)  # Ray ends what the process started, and Serve starts another replica
@@ -149,7 +156,7 @@ def ledger_asker(settings: Settings) -> Callable[[str], StartAnswer]:
     deploy = uuid4().hex
 
     async def ask(starter: str) -> StartAnswer:
-        store = Store.open(settings.database_url, lambda: int(time.time()))
+        store = Store.open_existing(settings.database_url, lambda: int(time.time()))
         try:
             return await store.ask_to_start(
                 "cluster", starter, deploy=deploy, planned=0, budget=settings.restarts_per_hour

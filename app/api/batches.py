@@ -23,8 +23,7 @@ from app.errors import ObjectMissing
 from app.health import Health
 from app.objects import Objects
 from app.settings import Settings
-from app.store import Batch, File, Store
-from app.store.tables import FINAL_STATES
+from app.store import FINAL_STATES, Batch, File, Store
 
 BODY_BYTES = 1024 * 1024
 """The longest body of POST /v1/batches; the longest that is valid has about 60 KB."""

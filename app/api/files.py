@@ -125,12 +125,9 @@ class Files:
         if earlier is not None:
             return earlier
         file = self._file(tenant, upload)
-        await self._store.reserve_file(file, self._now() + RESERVED_SECONDS)
+        await self._store.reserve_object(file.object_key, self._now() + RESERVED_SECONDS)
         await self._objects.put(file.object_key, content)
-        added = await self._store.add_file(file, key, digest)
-        if added.id != file.id:  # the same request, sent twice at once, was faster the other time
-            await self._objects.delete(file.object_key)
-        return added
+        return await self._store.add_file(file, key, digest)
 
     async def _earlier(self, tenant: str, key: str | None, digest: str) -> File | None:
         if key is None:

@@ -48,11 +48,19 @@ class UploadForm:
 @contextmanager
 def spool(folder: Path) -> Iterator[IO[bytes]]:
     """A file without a name, so that even after kill -9 nothing of it is left. Raises ObjectsUnavailable: disk full."""
+    with _disk_faults(f"The upload cannot be written to {folder}"):
+        file = TemporaryFile(dir=folder)  # noqa: SIM115
+    with file:
+        yield file
+
+
+@contextmanager
+def _disk_faults(message: str) -> Iterator[None]:
+    """Stands around the file's own operations alone: a client that leaves may be an OSError, too."""
     try:
-        with TemporaryFile(dir=folder) as file:
-            yield file
+        yield
     except OSError as error:
-        raise ObjectsUnavailable(f"The upload cannot be written to {folder}: {error.strerror}") from error
+        raise ObjectsUnavailable(f"{message}: {error.strerror}") from error
 
 
 def path_of(file: IO[bytes]) -> Path:
@@ -63,7 +71,8 @@ def path_of(file: IO[bytes]) -> Path:
 async def receive_form(request: Request, file: IO[bytes], limits: Limits) -> UploadForm:
     """Reads the whole form; the content is in `file` then.
 
-    Memory: about 2 WRITE_BYTES. Raises ApiError, and ClientDisconnect when the body is cut off.
+    Memory: about 2 WRITE_BYTES. Raises ApiError, ObjectsUnavailable: disk full, and ClientDisconnect when the
+    body is cut off.
     """
     reader = _FormReader(limits, content_length(request))
     parser = _parser(request, reader)
@@ -104,8 +113,9 @@ class _Content:
     def _write(self, data: bytes) -> None:
         self._sha256.update(data)
         self.lines += data.count(b"\n")
-        self._file.write(data)
-        self._file.flush()
+        with _disk_faults("The upload cannot be written to the folder `uploads` of the data folder"):
+            self._file.write(data)
+            self._file.flush()
 
 
 class _FormReader:

@@ -15,8 +15,7 @@ from app.api.routing import resource
 from app.errors import StoreUnavailable
 from app.health import Health, ModelHealth
 from app.settings import Settings
-from app.store import Store
-from app.store.tables import BATCH_STATES
+from app.store import BATCH_STATES, Store
 
 STORE_SECONDS = 1.0
 """How long a probe waits for the database."""

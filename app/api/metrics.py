@@ -14,8 +14,7 @@ from app.api.health import counts_soon
 from app.api.routing import resource
 from app.errors import StoreUnavailable
 from app.health import Health
-from app.store import Store
-from app.store.tables import BATCH_STATES
+from app.store import BATCH_STATES, Store
 
 GATEWAY = f"{socket.gethostname()}:{os.getpid()}"
 """Each scrape reaches one of several gateways: without their names, their counts would look like one that jumps."""

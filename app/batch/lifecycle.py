@@ -2,18 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import structlog
 
 from app.batch.lines import LineFault
-from app.batch.results import leftovers, write_result_files
+from app.batch.results import ResultFiles, ResultsDamaged, leftovers, write_result_files
 from app.batch.validate import Validation, validate
-from app.errors import ObjectMissing, ObjectsUnavailable
+from app.errors import BatchyardError, ObjectMissing, ObjectsUnavailable
 from app.objects import Objects
 from app.settings import Settings
-from app.store import Batch, BatchClaim, Store
+from app.store import Batch, BatchClaim, Segment, Store
+from app.telemetry import Alerts, alert
 
 log = structlog.get_logger()
 
@@ -21,18 +22,31 @@ DAY = 86_400
 SWEPT_AT_ONCE = 100
 """Deleted files whose objects go in one pass: keeps a pass short when a million expire together."""
 
+TRIES = 5
+"""A batch whose step came to nothing so often, each time through a fault of its own, ends as failed."""
+
+LONGEST_PAUSE_SECONDS = 60.0
+"""Between two of them: 1 s, doubling to this."""
+
 
 class Lifecycle:
     """Each step claims one batch under a lease that the owner's dispatcher renews, and says whether it found one."""
 
     def __init__(
-        self, store: Store, objects: Objects, settings: Settings, owner: str, now: Callable[[], float] = time.time
+        self,
+        store: Store,
+        objects: Objects,
+        settings: Settings,
+        owner: str,
+        now: Callable[[], float] = time.time,
+        alert: Alerts = alert,
     ) -> None:
         self._store = store
         self._objects = objects
         self._settings = settings
         self._owner = owner
         self._now = now
+        self._alert = alert
         self._claims: set[tuple[str, int]] = set()
         self.batch_created = asyncio.Event()
 
@@ -45,13 +59,13 @@ class Lifecycle:
         claim = await self._store.claim_new_batch(self._owner, self._settings.dispatch.lease_seconds)
         if claim is None:
             return False
-        with self._lease_renewed(claim):
+        async with self._step(claim, "validated"):
             found = await self._validation(claim.batch)
-        if found.faults or found.model is None:
-            acted = await self._store.fail_batch(claim, [fault.as_dict() for fault in found.faults])
-        else:
-            acted = await self._store.start_batch(claim, found.model, found.plans)
-        log.info("batch validated", batch=claim.batch.id, faults=len(found.faults), acted=acted)
+            if found.faults or found.model is None:
+                acted = await self._store.fail_batch(claim, [fault.as_dict() for fault in found.faults])
+            else:
+                acted = await self._store.start_batch(claim, found.model, found.plans)
+            log.info("batch validated", batch=claim.batch.id, faults=len(found.faults), acted=acted)
         return True
 
     async def finalise_next(self) -> bool:
@@ -59,7 +73,7 @@ class Lifecycle:
         claim = await self._store.claim_ended_batch(self._owner, self._settings.dispatch.lease_seconds)
         if claim is None:
             return False
-        with self._lease_renewed(claim):
+        async with self._step(claim, "finalised"):
             await self._finalise(claim)
         return True
 
@@ -67,20 +81,32 @@ class Lifecycle:
         """Ends overdue batches, expires files, and removes the objects of files that are gone."""
         await self._store.expire_batches()
         await self._store.expire_files()
+        await self._sweep_objects()
         await self._store.forget_idempotency(DAY)
         await self._store.forget_starts(DAY)
-        gone: list[str] = []
+
+    async def _sweep_objects(self) -> None:
+        files = await self._store.deleted_files(SWEPT_AT_ONCE)
+        garbage = await self._store.due_garbage(SWEPT_AT_ONCE)
+        gone = await self._delete_all([*(file.object_key for file in files), *garbage])
+        if forgotten := [file.id for file in files if file.object_key in gone]:
+            await self._store.forget_files(forgotten)
+        if forgotten := [key for key in garbage if key in gone]:
+            await self._store.forget_garbage(forgotten)
+
+    async def _delete_all(self, keys: Sequence[str]) -> set[str]:
+        """Returns the keys of what is gone."""
+        gone: set[str] = set()
         refused: list[ObjectsUnavailable] = []
-        for file in await self._store.deleted_files(SWEPT_AT_ONCE):
+        for key in keys:
             try:
-                await self._delete(file.object_key)
-                gone.append(file.id)
+                await self._delete(key)
+                gone.add(key)
             except ObjectsUnavailable as error:
                 refused.append(error)  # the others need not wait for it
-        if gone:
-            await self._store.forget_files(gone)
         if refused:
             log.warning("objects not deleted yet", number=len(refused), reason=str(refused[0]))
+        return gone
 
     async def _delete(self, key: str) -> None:
         """The object, or all objects under a key that ends with a slash."""
@@ -89,12 +115,22 @@ class Lifecycle:
         else:
             await self._objects.delete(key)
 
-    @contextmanager
-    def _lease_renewed(self, claim: BatchClaim) -> Iterator[None]:
+    @asynccontextmanager
+    async def _step(self, claim: BatchClaim, step: str) -> AsyncIterator[None]:
+        """The lease is renewed meanwhile. A fault that nobody foresaw is the batch's own: others need not wait for it.
+
+        Raises what Batchyard can name: then storage is away, and the step will be tried again, whatever batch it is.
+        """
         key = (claim.batch.id, claim.epoch)
         self._claims.add(key)
         try:
             yield
+        except BatchyardError:
+            raise
+        except Exception:
+            log.exception("batch put off", batch=claim.batch.id, step=step, faults=claim.faults + 1)
+            self._claims.discard(key)
+            await self._put_off(claim, step)
         finally:
             self._claims.discard(key)
 
@@ -122,19 +158,64 @@ class Lifecycle:
 
     async def _finalise(self, claim: BatchClaim) -> None:
         batch = claim.batch
-        written = await write_result_files(
+        try:
+            written = await self._write_results(claim)
+        except ResultsDamaged as error:
+            await self._run_again(claim, error.damaged)
+            return
+        acted = await self._store.finish_batch(
+            claim,
+            written.output,
+            written.error,
+            leftovers(claim) if claim.faults <= TRIES else (),  # else they hold all that there is
+            lost=written.lost,
+            fault=_broken("finalised").as_dict() if claim.faults >= TRIES else None,
+        )
+        if acted and written.lost:
+            self._alert_of_damage(batch, written.lost)
+        log.info("batch finished", batch=batch.id, ending=batch.ending or "completed", acted=acted)
+
+    async def _write_results(self, claim: BatchClaim) -> ResultFiles:
+        """Raises ResultsDamaged, unless there were so many faults that the batch must end now."""
+        if claim.faults > TRIES:
+            return ResultFiles(None, None)  # even what can be read of them cannot be written
+        return await write_result_files(
             self._store,
             self._objects,
             claim,
-            await self._store.object_key(batch.input_file_id),
+            await self._store.object_key(claim.batch.input_file_id),
             now=int(self._now()),
             keep_seconds=int(self._settings.retention.output_file_days * DAY),
+            last_try=claim.faults == TRIES,
         )
-        acted = await self._store.finish_batch(claim, written.output, written.error, leftovers(claim))
-        if not acted:
-            for file in filter(None, (written.output, written.error)):
-                await self._objects.delete(file.object_key)
-        log.info("batch finished", batch=batch.id, ending=batch.ending or "completed", acted=acted)
+
+    async def _run_again(self, claim: BatchClaim, damaged: Sequence[Segment]) -> None:
+        lines = sum(len(segment.lines) for segment in damaged)
+        acted = await self._store.run_again(claim, damaged)
+        log.error("results are damaged, their lines run again", batch=claim.batch.id, lines=lines, acted=acted)
+        if acted:
+            self._alert_of_damage(claim.batch, lines)
+
+    def _alert_of_damage(self, batch: Batch, lines: int) -> None:
+        message = f"{lines} results of batch {batch.id} could not be read back from the object store."
+        self._alert("results_damaged", message, model=batch.model, batch=batch.id)
+
+    async def _put_off(self, claim: BatchClaim, step: str) -> None:
+        batch = claim.batch
+        message = f"Batch {batch.id} could not be {step}, through a fault in Batchyard itself."
+        self._alert("batch_fault", message, model=batch.model, batch=batch.id)
+        if step == "validated" and claim.faults + 1 >= TRIES:
+            await self._store.fail_batch(claim, [_broken(step).as_dict()])
+        else:
+            await self._store.put_off_batch(claim, min(2.0**claim.faults, LONGEST_PAUSE_SECONDS))
+
+
+def _broken(step: str) -> LineFault:
+    message = (
+        f"This batch could not be {step} in {TRIES} tries, through a fault in Batchyard itself or in its object store. "
+        "What could be read of its results is in its files."
+    )
+    return LineFault("internal_error", message)
 
 
 def _unknown_file(batch: Batch) -> LineFault:

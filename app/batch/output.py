@@ -13,6 +13,12 @@ NOT_RUN = {
 }
 """Why lines of a batch that ended early have no answer, by how it ended."""
 
+RESULT_LOST = (
+    "result_lost",
+    "This request was executed, but its result was lost in the object store, and the batch could not execute it again.",
+)
+"""A line that was answered once, of a batch that is ending or whose input is gone."""
+
 
 def answered_line(batch_id: str, number: int, custom_id: str, status: int, body: bytes) -> bytes:
     """A line that the model answered, well (status 200) or with an error of its own; `body` is its JSON."""

@@ -1,12 +1,13 @@
 """Makes results durable: what was added since the last flush goes into one object a batch, then into the ledger.
 
-The object is written before its rows, so a row never points at nothing; an object without rows is litter that goes
-with the batch's folder once the batch has ended.
+The object is written before its rows, so a row never points at nothing. An object without rows goes with the batch's
+folder once the batch has ended, or by the ledger's word when it refuses all its rows; nothing is deleted here.
 """
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from uuid import uuid4
 
 from app.objects import Objects
@@ -91,8 +92,9 @@ class Recorder:
         for pending in self._pending.values():
             if pending.claim.batch_id == batch_id:
                 start = len(data)
-                data += b"".join(result.line for result in pending.results)
-                drafts.append(_draft(pending, key, start, len(data)))
+                lines = b"".join(result.line for result in pending.results)
+                data += lines
+                drafts.append(_draft(pending, key, start, lines))
         if data:
             await self._objects.put(key, bytes(data))
         for draft in drafts:
@@ -112,10 +114,6 @@ class Recorder:
             return 0
         held = await self._store.record(drafts)
         self._written = []
-        # Of claims that others have now: the batch's folder may be gone already, and nobody would come for it.
-        kept = {draft.object_key for draft in drafts if draft.claim.key in held}
-        for key in {draft.object_key for draft in drafts if draft.lines} - kept:
-            await self._objects.delete(key)
         return sum(len(draft.lines) for draft in drafts if draft.claim.key in held)
 
 
@@ -123,13 +121,19 @@ def segments_prefix(batch_id: str) -> str:
     return f"segments/{batch_id}/"
 
 
-def _draft(pending: _Pending, key: str, start: int, end: int) -> SegmentDraft:
+def digest_of(lines: bytes) -> str:
+    """The checksum of a segment's bytes, as its row keeps it."""
+    return blake2b(lines, digest_size=8).hexdigest()
+
+
+def _draft(pending: _Pending, key: str, start: int, lines: bytes) -> SegmentDraft:
     results = pending.results
     return SegmentDraft(
         claim=pending.claim,
         object_key=key,
         start=start,
-        end=end,
+        end=start + len(lines),
+        digest=digest_of(lines),
         lines=tuple(result.position for result in results),
         failed=frozenset(result.position for result in results if result.failed),
         usage=sum((result.usage for result in results), NO_USAGE),

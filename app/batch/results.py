@@ -3,15 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
+import structlog
+
 from app.batch.lines import LineError, parse_line, requests_of
-from app.batch.output import NOT_RUN, unanswered_line
-from app.batch.recorder import segments_prefix
-from app.errors import ObjectMissing
+from app.batch.output import NOT_RUN, RESULT_LOST, unanswered_line
+from app.batch.recorder import digest_of, segments_prefix
+from app.errors import BatchyardError, ObjectMissing
 from app.objects import Objects, Writer
 from app.store import Batch, BatchClaim, File, Segment, ShardPlan, Store
+
+log = structlog.get_logger()
 
 SHARDS_AT_ONCE = 16
 """Shards whose results are fetched together: hides the object store's latency, bounds our memory."""
@@ -29,40 +33,88 @@ class ResultLine:
 
 @dataclass(frozen=True)
 class ResultFiles:
+    """`lost`: lines that had counted as completed and stand in the error file, as their results cannot be read."""
+
     output: File | None
     error: File | None
+    lost: int = 0
+
+
+class ResultsDamaged(BatchyardError):
+    """Results of a batch cannot be read, and their lines can run again."""
+
+    def __init__(self, damaged: Sequence[Segment]) -> None:
+        super().__init__(f"{sum(len(segment.lines) for segment in damaged)} results cannot be read")
+        self.damaged = damaged
+
+
+@dataclass
+class _Shard:
+    """What is known of a shard's lines, by position; `damaged` are the segments that cannot be read."""
+
+    plan: ShardPlan
+    results: dict[int, ResultLine] = field(default_factory=dict)
+    damaged: list[Segment] = field(default_factory=list)
+
+    def lost(self) -> dict[int, bool]:
+        """The positions whose results cannot be read, and whether they count as failed."""
+        return {
+            position: position in segment.failed
+            for segment in self.damaged
+            for position in segment.lines
+            if position not in self.results
+        }
 
 
 async def stream_results(store: Store, objects: Objects, batch_id: str) -> AsyncIterator[bytes]:
-    """The durable lines of a batch that still runs, in input order; output and error lines alike."""
-    async for results in _results_by_shard(store, objects, batch_id, await store.shard_plans(batch_id)):
-        if results:
-            yield b"".join(results[position].line for position in sorted(results))
+    """The durable lines of a batch that still runs, in input order; output and error lines alike.
+
+    Without those whose results cannot be read: they have no durable result, and will run again.
+    """
+    async for shard in _shards_of(store, objects, batch_id):
+        if shard.results:
+            yield b"".join(shard.results[position].line for position in sorted(shard.results))
 
 
 async def write_result_files(
-    store: Store, objects: Objects, claim: BatchClaim, input_key: str | None, *, now: int, keep_seconds: int
+    store: Store,
+    objects: Objects,
+    claim: BatchClaim,
+    input_key: str | None,
+    *,
+    now: int,
+    keep_seconds: int,
+    last_try: bool = False,
 ) -> ResultFiles:
     """Writes output and error file of a batch of which no line runs any more.
 
     Lines without a result stand in the error file with the reason for which the batch ended; without their custom_id
     where the input is gone (`input_key` None, or no such object). It may be cut off anywhere and done anew: another
     claim writes under other keys, so that a late finaliser spoils nobody's file.
+
+    Raises ResultsDamaged for results that cannot be read, unless the batch was told to end or its input is gone: then
+    they stand in the error file, too. `last_try`: they do in any case, and so does a shard whose lines cannot be made.
     """
     batch = claim.batch
+    damaged: list[Segment] = []
+    lost = 0
     async with AsyncExitStack() as stack:
         output, error = (_ResultFile(objects, stack, claim, kind) for kind in ("output", "error"))
-        plans = await store.shard_plans(batch.id)
-        index = 0
-        async for results in _results_by_shard(store, objects, batch.id, plans):
-            plan, index = plans[index], index + 1
-            missing = _missing_lines(batch, plan, results, await _input_of(objects, input_key, plan, results))
-            lines = {**results, **missing}
+        async for shard in _shards_of(store, objects, batch.id):
+            data = await _input_of(objects, input_key, shard)
+            if shard.damaged and batch.ending is None and data is not None and not last_try:
+                damaged += shard.damaged
+            if damaged:
+                continue  # nothing of this try will stay: the rest is read to find all that is damaged
+            lines = _lines_to_write(batch, shard, data, last_try)
+            lost += sum(lines[position].failed and not failed for position, failed in shard.lost().items())
             ordered = [lines[position] for position in sorted(lines)]
             await output.write(b"".join(each.line for each in ordered if not each.failed))
             await error.write(b"".join(each.line for each in ordered if each.failed))
+        if damaged:
+            raise ResultsDamaged(damaged)
     expires_at = now + (batch.output_expires_after or keep_seconds)
-    return ResultFiles(output.row(now, expires_at), error.row(now, expires_at))
+    return ResultFiles(output.row(now, expires_at), error.row(now, expires_at), lost)
 
 
 def leftovers(claim: BatchClaim) -> list[str]:
@@ -115,35 +167,43 @@ def _result_key(batch_id: str, kind: str, epoch: int) -> str:
     return f"files/{_result_id(batch_id, kind)}-{epoch}"
 
 
-async def _results_by_shard(
-    store: Store, objects: Objects, batch_id: str, plans: Sequence[ShardPlan]
-) -> AsyncIterator[dict[int, ResultLine]]:
-    """For each shard in order: its results by position."""
+async def _shards_of(store: Store, objects: Objects, batch_id: str) -> AsyncIterator[_Shard]:
+    """Each shard in order, with its results."""
+    plans = await store.shard_plans(batch_id)
     for first in range(0, len(plans), SHARDS_AT_ONCE):
-        last = min(first + SHARDS_AT_ONCE, len(plans)) - 1
-        found = await store.segments(batch_id, first, last)
+        shards = [_Shard(plan) for plan in plans[first : first + SHARDS_AT_ONCE]]
+        found = await store.segments(batch_id, first, first + len(shards) - 1)
         read = await asyncio.gather(*(_lines_of(objects, segment) for segment in found))
-        shards: list[dict[int, ResultLine]] = [{} for _ in range(first, last + 1)]
         for segment, lines in zip(found, read, strict=True):
-            shards[segment.shard - first].update(lines)
-        for results in shards:
-            yield results
+            shard = shards[segment.shard - first]
+            if lines is None:
+                log.error("results cannot be read", batch=batch_id, key=segment.object_key, lines=len(segment.lines))
+                shard.damaged.append(segment)
+            else:
+                shard.results.update(lines)
+        for shard in shards:
+            yield shard
 
 
-async def _lines_of(objects: Objects, segment: Segment) -> dict[int, ResultLine]:
-    data = await objects.read(segment.object_key, segment.start, segment.end)
-    lines = data.split(b"\n")
+async def _lines_of(objects: Objects, segment: Segment) -> dict[int, ResultLine] | None:
+    """None: the object is gone, cut short or changed."""
+    try:
+        data = await objects.read(segment.object_key, segment.start, segment.end)
+    except ObjectMissing:
+        return None
+    lines = data.split(b"\n")[:-1]
+    if len(lines) != len(segment.lines) or segment.digest not in (None, digest_of(data)):
+        return None
     return {
         position: ResultLine(line + b"\n", position in segment.failed)
-        for position, line in zip(segment.lines, lines[:-1], strict=True)
+        for position, line in zip(segment.lines, lines, strict=True)
     }
 
 
-async def _input_of(
-    objects: Objects, input_key: str | None, plan: ShardPlan, results: dict[int, ResultLine]
-) -> bytes | None:
+async def _input_of(objects: Objects, input_key: str | None, shard: _Shard) -> bytes | None:
     """None where it is not needed or is gone."""
-    if input_key is None or len(results) == plan.count:
+    plan = shard.plan
+    if input_key is None or len(shard.results) == plan.count:
         return None
     try:
         return await objects.read(input_key, plan.offset, plan.offset + plan.length)
@@ -151,18 +211,36 @@ async def _input_of(
         return None
 
 
-def _missing_lines(
-    batch: Batch, plan: ShardPlan, results: dict[int, ResultLine], data: bytes | None
-) -> dict[int, ResultLine]:
-    code, message = NOT_RUN.get(batch.ending or "", ("not_executed", "This request was not executed."))
-    custom_ids = [""] * plan.count if data is None else [_custom_id(line) for line in requests_of(data)]
+def _lines_to_write(batch: Batch, shard: _Shard, data: bytes | None, last_try: bool) -> dict[int, ResultLine]:
+    """All lines of the shard, by position; `data` is its part of the input file."""
+    try:
+        return {**shard.results, **_missing_lines(batch, shard, data)}
+    except Exception:
+        if not last_try:
+            raise
+        log.exception("results given up", batch=batch.id, first_line=shard.plan.first_line, lines=shard.plan.count)
+        return {
+            position: shard.results.get(position) or _unanswered(batch, shard.plan, position, "", RESULT_LOST)
+            for position in range(shard.plan.count)
+        }
+
+
+def _missing_lines(batch: Batch, shard: _Shard, data: bytes | None) -> dict[int, ResultLine]:
+    not_run = NOT_RUN.get(batch.ending or "", ("not_executed", "This request was not executed."))
+    custom_ids = [_custom_id(line) for line in requests_of(data or b"")]
+    custom_ids += [""] * (shard.plan.count - len(custom_ids))  # the input is gone, or was changed since
+    lost = shard.lost()
     return {
-        position: ResultLine(
-            unanswered_line(batch.id, plan.first_line + position, custom_id, code, message), failed=True
+        position: _unanswered(
+            batch, shard.plan, position, custom_ids[position], RESULT_LOST if position in lost else not_run
         )
-        for position, custom_id in enumerate(custom_ids)
-        if position not in results
+        for position in range(shard.plan.count)
+        if position not in shard.results
     }
+
+
+def _unanswered(batch: Batch, plan: ShardPlan, position: int, custom_id: str, reason: tuple[str, str]) -> ResultLine:
+    return ResultLine(unanswered_line(batch.id, plan.first_line + position, custom_id, *reason), failed=True)
 
 
 def _custom_id(line: bytes) -> str:

@@ -1,6 +1,8 @@
 """The ledger: the only place with SQL."""
 
 from app.store.records import (
+    BATCH_STATES,
+    FINAL_STATES,
     Batch,
     BatchClaim,
     File,
@@ -16,6 +18,8 @@ from app.store.starts import Restarts, StartAnswer
 from app.store.store import Store
 
 __all__ = [
+    "BATCH_STATES",
+    "FINAL_STATES",
     "Batch",
     "BatchClaim",
     "File",

@@ -6,12 +6,13 @@ from typing import Any
 from sqlalchemy import Connection, and_, case, delete, exists, func, insert, literal, or_, select, tuple_, update
 
 from app.store.database import reading, writing
+from app.store.garbage import GarbageVerbs
 from app.store.idempotency import IdempotencyVerbs
-from app.store.records import Batch, BatchClaim, File, QueueFull, ShardPlan, batch_of
-from app.store.tables import FINAL_STATES, batches, database_now, files, segments, shards
+from app.store.records import FINAL_STATES, Batch, BatchClaim, File, QueueFull, ShardPlan, batch_of
+from app.store.tables import batches, database_now, files, segments, shards
 
 
-class BatchVerbs(IdempotencyVerbs):
+class BatchVerbs(IdempotencyVerbs, GarbageVerbs):
     @writing
     def create_batch(
         self,
@@ -134,6 +135,7 @@ class BatchVerbs(IdempotencyVerbs):
                 total=sum(plan.count for plan in plans),
                 owner=None,
                 lease_until=None,
+                faults=0,
             )
         ).rowcount
         if acted:
@@ -192,36 +194,43 @@ class BatchVerbs(IdempotencyVerbs):
         output: File | None,
         error: File | None,
         leftovers: Sequence[str] = (),
+        *,
+        lost: int = 0,
+        fault: Mapping[str, Any] | None = None,
     ) -> bool:
-        """The result files are there. Returns whether the claim still held.
+        """The result files are there. Returns whether the claim still held; if not, their objects go.
 
-        `leftovers`: keys of objects of no more use, and prefixes of keys, which end with a slash. They become deleted
-        files, so that they are deleted whatever dies now.
+        `leftovers`: keys of objects of no more use, and prefixes of keys, which end with a slash: they go as well.
+        `lost`: lines that had counted as completed and whose results cannot be read. `fault`: why the batch ends as
+        failed, unless it was told how to end.
         """
-        status = connection.execute(select(batches.c.ending).where(self._held(claim))).first()
+        files_made = [file for file in (output, error) if file is not None]
+        status = connection.execute(select(batches.c.ending).where(self._held(claim)).with_for_update()).first()
         if status is None:
+            self._discard(connection, [file.object_key for file in files_made])
             return False
-        end = status.ending or "completed"
+        end = status.ending or ("completed" if fault is None else "failed")
+        completed = batches.c.completed - lost
         connection.execute(
             update(batches)
-            .where(batches.c.id == claim.batch.id)
+            .where(self._held(claim))
             .values(
                 status=end,
                 **{f"{end}_at": self._now()},
-                failed=batches.c.total - batches.c.completed,
+                completed=completed,
+                failed=batches.c.total - completed,
+                errors=batches.c.errors if fault is None else [dict(fault)],
                 output_file_id=output.id if output else None,
                 error_file_id=error.id if error else None,
                 owner=None,
                 lease_until=None,
             )
         )
-        for file in filter(None, (output, error)):
+        for file in files_made:
             connection.execute(insert(files).values(**vars(file)))
-        for key in leftovers:
-            gone = File(key, claim.batch.tenant, "leftover", "", 0, key, self._now())
-            connection.execute(insert(files).values(**vars(gone), deleted_at=self._now()))
         connection.execute(delete(segments).where(segments.c.batch_id == claim.batch.id))
         connection.execute(delete(shards).where(shards.c.batch_id == claim.batch.id))
+        self._discard(connection, leftovers)
         return True
 
     @writing
@@ -262,7 +271,7 @@ class BatchVerbs(IdempotencyVerbs):
             changes |= {"status": "finalizing", "finalizing_at": self._now()}
         connection.execute(update(batches).where(batches.c.id == row["id"]).values(**changes))
         shown = {key: value for key, value in changes.items() if key in ("status", "finalizing_at")}
-        return BatchClaim(batch_of({**row, **shown}), row["epoch"] + 1)
+        return BatchClaim(batch_of({**row, **shown}), row["epoch"] + 1, row["faults"])
 
     def _held(self, claim: BatchClaim) -> Any:
         return and_(

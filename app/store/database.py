@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import StoreUnavailable
@@ -58,7 +58,7 @@ class Database:
 
     @classmethod
     def open(cls, url: str, now: Callable[[], int]) -> Self:
-        """Connects and migrates. Raises StoreUnavailable."""
+        """Connects, makes the database if there is none, and migrates. Raises StoreUnavailable."""
         engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False})
         _use_sqlite_well(engine)
         database = cls(engine, now)
@@ -71,6 +71,26 @@ class Database:
             database.close()
             raise StoreUnavailable(f"The database {engine.url!r} cannot be opened: {_reason(error)}") from error
         return database
+
+    @classmethod
+    def open_existing(cls, url: str, now: Callable[[], int]) -> Self:
+        """For the replicas: a file that is not there is on another node, and they must not begin one of their own.
+
+        Raises StoreUnavailable.
+        """
+        if _is_missing(url):
+            raise StoreUnavailable(
+                f"The database {url} is not on this node: it lies where the application was deployed, and other nodes "
+                "do not see it. Run Batchyard on that node alone, or set `database` and `objects` to URLs that all "
+                "nodes reach. If the file was moved or deleted, put it back, or start again with an empty ledger"
+            )
+        return cls.open(url, now)
+
+    @classmethod
+    def make(cls, url: str) -> None:
+        """For whoever deploys: makes a database that is a file and is not there. Raises StoreUnavailable."""
+        if _is_missing(url):
+            cls.open(url, lambda: int(time.time())).close()
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -88,6 +108,11 @@ class Database:
             return await asyncio.get_running_loop().run_in_executor(self._threads, run)
         except SQLAlchemyError as error:
             raise StoreUnavailable(f"The database did not answer: {_reason(error)}") from error
+
+
+def _is_missing(url: str) -> bool:
+    parsed = make_url(url)
+    return parsed.get_backend_name() == "sqlite" and bool(parsed.database) and not Path(parsed.database or "").exists()
 
 
 def _use_sqlite_well(engine: Engine) -> None:

@@ -6,34 +6,33 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, update
 
 from app.store.database import reading, writing
+from app.store.garbage import GarbageVerbs
 from app.store.idempotency import IdempotencyVerbs
-from app.store.records import File, file_of
-from app.store.tables import FINAL_STATES, batches, files, idempotency, object_store
+from app.store.records import FINAL_STATES, File, file_of
+from app.store.tables import batches, files, idempotency, object_store
 
 _READ_BY_A_BATCH = exists().where(batches.c.input_file_id == files.c.id, batches.c.status.not_in(FINAL_STATES))
 
 
-class FileVerbs(IdempotencyVerbs):
-    @writing
-    def reserve_file(self, connection: Connection, file: File, until: int) -> None:
-        """Notes an object that is about to be written: unless `add_file` makes it true, it is deleted after `until`."""
-        connection.execute(insert(files).values(**vars(file), deleted_at=until))
-
+class FileVerbs(IdempotencyVerbs, GarbageVerbs):
     @writing
     def add_file(
         self, connection: Connection, file: File, idempotency_key: str | None = None, digest: str = ""
     ) -> File:
-        """Adds the file, or gives the one that the same key and digest made before. Raises IdempotencyConflict."""
+        """Adds the file, or gives the one that the same key and digest made before, and then this one's object goes.
+
+        Raises IdempotencyConflict.
+        """
         if idempotency_key is not None:
             earlier = self._remember(connection, file.tenant, "files", idempotency_key, digest, file.id)
             if earlier is not None:
                 if (found := self._file(connection, file.tenant, earlier)) is not None:
+                    self._discard(connection, [file.object_key])
                     return found
                 # Deleted since: from now on the key stands for this file.
                 again = update(idempotency).where(idempotency.c.route == "files", idempotency.c.object_id == earlier)
                 connection.execute(again.values(object_id=file.id))
-        reservation = delete(files).where(files.c.id == file.id, files.c.deleted_at.is_not(None))
-        connection.execute(reservation)
+        self._keep(connection, [file.object_key])
         connection.execute(insert(files).values(**vars(file)))
         return file
 

@@ -6,6 +6,18 @@ from typing import Any
 
 from app.errors import BatchyardError
 
+BATCH_STATES = (
+    "validating",
+    "in_progress",
+    "finalizing",
+    "cancelling",
+    "completed",
+    "failed",
+    "expired",
+    "cancelled",
+)
+FINAL_STATES = ("completed", "failed", "expired", "cancelled")
+
 
 class QueueFull(BatchyardError):
     """The unfinished batches hold as many lines as the configured limit allows."""
@@ -89,10 +101,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchClaim:
-    """The right to validate or to finalise a batch."""
+    """The right to validate or to finalise a batch. `faults`: how often that came to nothing by a fault of its own."""
 
     batch: Batch
     epoch: int
+    faults: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,14 +143,19 @@ class ShardClaim:
 
 @dataclass(frozen=True)
 class Segment:
-    """Results that are durable: `lines` are positions within the shard, in the order of the object's bytes."""
+    """Results that are durable: `lines` are positions within the shard, in the order of the object's bytes.
 
+    `digest` is the checksum of the bytes [start, end) of the object; None where none was kept.
+    """
+
+    seq: int
     shard: int
     object_key: str
     start: int
     end: int
     lines: tuple[int, ...]
     failed: frozenset[int]
+    digest: str | None
 
 
 @dataclass(frozen=True)
@@ -152,6 +170,7 @@ class SegmentDraft:
     failed: frozenset[int]
     usage: Usage
     finishes: bool = False
+    digest: str | None = None
 
 
 def file_of(row: Mapping[Any, Any]) -> File:
@@ -181,10 +200,12 @@ def shard_claim_of(row: Mapping[Any, Any], model: str, done: frozenset[int]) -> 
 
 def segment_of(row: Mapping[Any, Any]) -> Segment:
     return Segment(
+        seq=row["seq"],
         shard=row["shard"],
         object_key=row["object_key"],
         start=row["start"],
         end=row["end"],
         lines=tuple(row["lines"]),
         failed=frozenset(row["failed"]),
+        digest=row["digest"],
     )

@@ -5,12 +5,13 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, insert, literal, or_, select, tuple_, update
 
-from app.store.database import Database, reading, writing
+from app.store.database import reading, writing
+from app.store.garbage import GarbageVerbs
 from app.store.records import Segment, SegmentDraft, ShardClaim, ShardPlan, segment_of, shard_claim_of
 from app.store.tables import batches, database_now, files, segments, shards, starts
 
 
-class ShardVerbs(Database):
+class ShardVerbs(GarbageVerbs):
     @writing
     def claim_shards(
         self,
@@ -67,7 +68,10 @@ class ShardVerbs(Database):
 
     @writing
     def record(self, connection: Connection, drafts: Sequence[SegmentDraft]) -> set[tuple[str, int, int]]:
-        """Makes results true. Returns the keys of the claims that still held; the others' results count for nothing."""
+        """Makes results true. Returns the keys of the claims that still held; the others' results count for nothing.
+
+        An object that holds nothing but such results goes.
+        """
         held = set()
         for draft in drafts:
             claim = draft.claim
@@ -79,6 +83,7 @@ class ShardVerbs(Database):
             held.add(claim.key)
             if draft.lines:
                 self._add_segment(connection, draft)
+        self._discard(connection, [draft.object_key for draft in drafts if draft.lines and draft.claim.key not in held])
         return held
 
     @writing
@@ -172,6 +177,7 @@ class ShardVerbs(Database):
                 object_key=draft.object_key,
                 start=draft.start,
                 end=draft.end,
+                digest=draft.digest,
                 lines=list(draft.lines),
                 failed=sorted(draft.failed),
             )

@@ -4,11 +4,11 @@ A claim bumps the epoch of what it claims; every later write states that epoch a
 acts on nothing means that somebody else has the work now: a normal result, not an error.
 """
 
-from app.store.batches import BatchVerbs
 from app.store.files import FileVerbs
+from app.store.repairs import RepairVerbs
 from app.store.shards import ShardVerbs
 from app.store.starts import StartVerbs
 
 
-class Store(FileVerbs, BatchVerbs, ShardVerbs, StartVerbs):
-    """The ledger. Open it with `Store.open(url, now)`."""
+class Store(FileVerbs, RepairVerbs, ShardVerbs, StartVerbs):
+    """The ledger. Open it with `Store.open(url, now)`, or `Store.open_existing(url, now)`."""

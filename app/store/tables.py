@@ -19,6 +19,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from app.store.records import BATCH_STATES
+
 metadata = MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "ck": "ck_%(table_name)s_%(constraint_name)s"}
 )
@@ -38,26 +40,25 @@ files = Table(
     Column("object_key", String(255), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
-    # Set by delete and by expiry: the row goes once the object is gone. In the future for an object that is about to be
-    # written, until its row is true. So no object is forgotten, whatever dies between it and its row.
     Column("lines", Integer, nullable=False, server_default="0"),
+    # Set by delete and by expiry: the row goes once the object is gone.
     Column("deleted_at", BigInteger),
     Index(None, "tenant", "seq"),
     Index(None, "expires_at"),
     Index(None, "deleted_at"),
+    Index(None, "object_key"),
 )
 
-BATCH_STATES = (
-    "validating",
-    "in_progress",
-    "finalizing",
-    "cancelling",
-    "completed",
-    "failed",
-    "expired",
-    "cancelled",
+# Objects that are deleted once they are due, unless a file's row names them by then; a key that ends with a slash
+# stands for all objects under it. An upload stands here, due in a day, from before its object is written until its
+# row is true. So no object is forgotten, whatever dies between it and its row.
+garbage = Table(
+    "garbage",
+    metadata,
+    Column("key", String(255), primary_key=True),
+    Column("due", BigInteger, nullable=False),
+    Index(None, "due"),
 )
-FINAL_STATES = ("completed", "failed", "expired", "cancelled")
 
 batches = Table(
     "batches",
@@ -96,7 +97,9 @@ batches = Table(
     Column("expired_at", BigInteger),
     Column("cancelling_at", BigInteger),
     Column("cancelled_at", BigInteger),
-    # The claim on the batch itself, held while it is validated or finalised.
+    # How often validating or finalising came to nothing through a fault of the batch's own.
+    Column("faults", Integer, nullable=False, server_default="0"),
+    # The claim on the batch itself, held while it is validated or finalised. `owner` is for operators: who has it.
     Column("owner", String(64)),
     Column("epoch", Integer, nullable=False, default=0),
     Column("lease_until", Float),
@@ -117,6 +120,7 @@ shards = Table(
     Column("count", Integer, nullable=False),
     # pending → running → done, back to pending when released; closed when its batch stopped early.
     Column("state", String(8), nullable=False, default="pending"),
+    # For operators: which dispatcher has it. Claims are told apart by their epoch.
     Column("owner", String(64)),
     Column("epoch", Integer, nullable=False, default=0),
     Column("lease_until", Float),
@@ -132,11 +136,14 @@ segments = Table(
     Column("seq", _Sequence, primary_key=True, autoincrement=True),
     Column("batch_id", String(64), ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
     Column("shard", Integer, nullable=False),
+    # Of the claim that made it: the chaos suite counts by it the lines that ran again.
     Column("epoch", Integer, nullable=False),
     # Where the lines lie: bytes [start, end) of the object, one JSON line for each entry of `lines`, in that order.
     Column("object_key", String(255), nullable=False),
     Column("start", BigInteger, nullable=False),
     Column("end", BigInteger, nullable=False),
+    # Checksum of these bytes, by whoever wrote them; null: written before there were any.
+    Column("digest", String(16)),
     # Positions within the shard, from 0; `failed` are those of them that belong into the error file.
     Column("lines", JSON, nullable=False),
     Column("failed", JSON, nullable=False),

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import shutil
 import signal
+import time
 
 import psutil
 import structlog
@@ -12,6 +13,9 @@ log = structlog.get_logger()
 
 GRACE_SECONDS = 15.0
 """How long a child may take to end by itself; the promise is that nothing is left after 30 s."""
+
+KILL_SECONDS = 10.0
+"""How long killed processes may take to be gone: they take milliseconds, unless they hang in the kernel."""
 
 STOP_CHILD = signal.SIGUSR1
 """Not SIGTERM: in a process that is connected to Ray, Ray's handler of it aborts three seconds later."""
@@ -25,14 +29,27 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 def leave_nothing(scratch: str) -> None:
-    """Kills all descendants and removes the folder of Ray's sockets and logs."""
+    """Kills all descendants and removes the folder of Ray's sockets and logs.
+
+    Returns in any case: a process that hangs in the kernel, as in a driver or on a dead NFS, cannot be killed.
+    """
     me = psutil.Process()
-    while left := me.children(recursive=True):
+    deadline = time.monotonic() + KILL_SECONDS
+    while (left := me.children(recursive=True)) and time.monotonic() < deadline:
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=1.0)
+    if left:
+        log.error("processes cannot be killed and are left", processes=[_described(process) for process in left])
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _described(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {process.name()} ({process.status()})"
+    except psutil.NoSuchProcess:
+        return f"{process.pid} (ended meanwhile)"
 
 
 def adopt_orphans() -> None:

@@ -100,6 +100,7 @@ async def test_results_of_a_claim_that_another_has_leave_nothing_behind(yard: Ya
     recorder.add(claim, [Result(0, b"{}\n", failed=False)])
     await yard.store.release(claim)
     assert await recorder.flush() == 0
+    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).sweep()
     assert segments_of(yard) == []
 
 

@@ -138,7 +138,7 @@ async def test_files_past_their_time_go_with_their_objects(yard: Yard) -> None:
 
 async def test_an_upload_whose_gateway_died_before_its_row_is_swept(yard: Yard) -> None:
     file = File("file-lost", "default", "batch", "in.jsonl", 3, "files/file-lost", yard.clock())
-    await yard.store.reserve_file(file, yard.clock() + 60)
+    await yard.store.reserve_object(file.object_key, yard.clock() + 60)
     await yard.objects.put(file.object_key, b"{}\n")
     kept = await yard.upload(b"{}\n")
     lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)

@@ -21,9 +21,9 @@ from tests.unit.waiting import until
 def brakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Brakes:
     monkeypatch.setattr(restarts, "ASK_SECONDS", 0.02)
     monkeypatch.setattr(restarts, "LOOK_SECONDS", 0.02)
-    return Brakes(
-        f"sqlite:///{tmp_path / 'ledger.db'}", "tiny", deploy="d", replicas=1, restarts_per_hour=1, start_seconds=60
-    )
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    Store.make(url)
+    return Brakes(url, "tiny", deploy="d", replicas=1, restarts_per_hour=1, start_seconds=60)
 
 
 async def start(brakes: Brakes, replica: str) -> None:

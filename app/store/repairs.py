@@ -1,0 +1,65 @@
+"""The ledger's verbs on batches in which something is broken."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, literal, select, update
+
+from app.store.batches import BatchVerbs
+from app.store.database import writing
+from app.store.records import BatchClaim, Segment
+from app.store.tables import batches, database_now, segments, shards
+
+
+class RepairVerbs(BatchVerbs):
+    @writing
+    def run_again(self, connection: Connection, claim: BatchClaim, damaged: Sequence[Segment]) -> bool:
+        """Results that cannot be read are none: their lines run again, and the batch is in_progress again.
+
+        Counted as a fault. Tokens stay counted: they were used. Returns whether the claim still held and the batch had
+        not been told to end.
+        """
+        goes_on = update(batches).where(self._held(claim), batches.c.status == "finalizing", batches.c.ending.is_(None))
+        values = {"status": "in_progress", "finalizing_at": None, "owner": None, "lease_until": None}
+        if not connection.execute(goes_on.values(**values, faults=batches.c.faults + 1)).rowcount:
+            return False
+        lost: dict[int, list[int]] = defaultdict(list)
+        for segment in damaged:
+            lost[segment.shard].append(segment.seq)
+        for shard, rows in lost.items():
+            self._drop_segments(connection, claim.batch.id, shard, rows)
+        return True
+
+    @writing
+    def put_off_batch(self, connection: Connection, claim: BatchClaim, seconds: float) -> bool:
+        """Nobody claims the batch for so long, as what was claimed came to nothing through a fault of the batch's own,
+        which is counted. Returns whether the claim still held."""
+        held = update(batches).where(self._held(claim))
+        values = {"faults": batches.c.faults + 1, "lease_until": database_now() + literal(seconds)}
+        return bool(connection.execute(held.values(**values)).rowcount)
+
+    def _drop_segments(self, connection: Connection, batch_id: str, shard: int, rows: Sequence[int]) -> None:
+        before = self._outcomes(connection, batch_id, shard)
+        connection.execute(delete(segments).where(segments.c.seq.in_(rows)))
+        left = self._outcomes(connection, batch_id, shard)
+        lost = [failed for position, failed in before.items() if position not in left]
+        connection.execute(
+            update(batches)
+            .where(batches.c.id == batch_id)
+            .values(
+                completed=batches.c.completed - lost.count(False),
+                failed=batches.c.failed - lost.count(True),
+            )
+        )
+        mine = shards.c.batch_id == batch_id, shards.c.index == shard
+        connection.execute(update(shards).where(*mine).values(state="pending", owner=None, lease_until=None))
+
+    def _outcomes(self, connection: Connection, batch_id: str, shard: int) -> dict[int, bool]:
+        """For each position that has a result, whether it counts as failed: the first that was recorded counts."""
+        query = select(segments.c.lines, segments.c.failed).where(
+            segments.c.batch_id == batch_id, segments.c.shard == shard
+        )
+        found: dict[int, bool] = {}
+        for lines, failed in connection.execute(query.order_by(segments.c.seq.desc())):
+            found.update((position, position in failed) for position in lines)
+        return found
