@@ -6,6 +6,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.dialects import sqlite
+
+from app.store.tables import database_now
+
 
 class Ledger:
     """What the database of a server says, read from outside, also when the server is dead."""
@@ -27,7 +31,7 @@ class Ledger:
 
     def run_out(self) -> int:
         """Shards of which the lease has run out, by the database's clock."""
-        now = "(julianday('now') - 2440587.5) * 86400.0"
+        now = database_now().compile(dialect=sqlite.dialect())
         return int(self.ask(f"SELECT count(*) FROM shards WHERE state = 'running' AND lease_until < {now}")[0][0])
 
     def sent_again(self) -> dict[tuple[str, int, int], int]:

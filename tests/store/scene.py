@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from app.store import Batch, BatchClaim, File, Segment, SegmentDraft, ShardClaim, ShardPlan, Store, Usage
+from tests.clocks import Clock as Clock
 
 TENANT = "acme"
 MODEL = "tiny"
@@ -15,16 +16,6 @@ LAPSED = -1.0
 
 UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
 FINAL = ("completed", "failed", "expired", "cancelled")
-
-
-class Clock:
-    """The time that clients see, in whole unix seconds."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000
-
-    def __call__(self) -> int:
-        return self.now
 
 
 def a_file(file_id: str = "file-in", **changes: Any) -> File:

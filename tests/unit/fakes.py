@@ -10,20 +10,12 @@ from starlette.types import Message
 
 from app.api.online import Headers, OnlineAnswer
 from app.health import ModelHealth
-
-START = 1_700_000_000
+from tests.clocks import START as START
+from tests.clocks import Clock as Clock
 
 MakeClient = Callable[..., httpx2.AsyncClient]
 Upload = Callable[..., Awaitable[dict[str, Any]]]
 AddResultFile = Callable[[str, bytes], Awaitable[None]]
-
-
-@dataclass
-class Clock:
-    now: int = START
-
-    def __call__(self) -> int:
-        return self.now
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -319,14 +320,23 @@ async def test_too_much_without_an_announcement_is_refused_before_its_end(
 async def test_a_full_disk_is_a_503(
     client: httpx2.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Any, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
+    class Full(BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(forms._Content, "_write", full)
+    monkeypatch.setattr(forms, "TemporaryFile", lambda dir: Full())
     answer = await client.post("/v1/files", content=BODY, headers=MULTIPART)
     assert (answer.status_code, error_of(answer)["code"]) == (503, "objects_unavailable")
     assert "No space left on device" in error_of(answer)["message"]
     assert await nothing_is_left(client, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fault", [ConnectionResetError(104, "Connection reset by peer"), OSError(24, "Too many files")]
+)
+async def test_an_error_that_is_not_the_disks_is_not_called_one(settings: Settings, fault: OSError) -> None:
+    with pytest.raises(type(fault)), forms.spool(settings.data):
+        raise fault
 
 
 # Idempotency-Key
@@ -359,13 +369,14 @@ async def test_the_same_key_with_another_body_is_a_409(client: httpx2.AsyncClien
 
 
 async def test_one_request_sent_twice_at_once_makes_one_file_and_one_object(
-    client: httpx2.AsyncClient, tmp_path: Path
+    client: httpx2.AsyncClient, tmp_path: Path, settings: Settings, store: Store, objects: Objects
 ) -> None:
     headers = {**MULTIPART, "idempotency-key": "k"}
     answers = await asyncio.gather(
         *(client.post("/v1/files", content=form(PURPOSE, FILE), headers=headers) for _ in range(5))
     )
     assert len({answer.json()["id"] for answer in answers}) == 1
+    await Lifecycle(store, objects, settings, "me").sweep()
     assert len(list((tmp_path / "objects" / "files").iterdir())) == 1
 
 

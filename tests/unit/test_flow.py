@@ -185,7 +185,7 @@ async def test_an_overdue_batch_expires_with_what_it_has(yard: Yard) -> None:
     async with yard.dispatcher():
         batch_id = await yard.create(requests(20))
         await yard.until(batch_id, lambda batch: batch.completed >= 3)
-        yard.clock.seconds += 86_401
+        yard.clock.now += 86_401
         batch = await yard.finished(batch_id)
     errors = await yard.lines(batch.error_file_id)
     assert (batch.status, batch.completed + batch.failed) == ("expired", 20)
@@ -240,11 +240,11 @@ async def test_finalising_that_is_cut_off_is_done_anew(tmp_path: Path, monkeypat
     yard = Yard(tmp_path, lease_seconds=1)
     finish, tries = yard.store.finish_batch, []
 
-    async def cut_off(claim: Any, *files: Any) -> bool:
+    async def cut_off(claim: Any, *files: Any, **known: Any) -> bool:
         tries.append(claim.epoch)
         if len(tries) == 1:
             raise StoreUnavailable("away")
-        return await finish(claim, *files)
+        return await finish(claim, *files, **known)
 
     monkeypatch.setattr(yard.store, "finish_batch", cut_off)
     async with yard.dispatcher():
@@ -282,6 +282,7 @@ async def test_a_late_finaliser_spoils_nobodys_output_file(tmp_path: Path, monke
     await until(other.finalise_next)
     wake.set()
     assert await finalising
+    await other.sweep()
     batch = await yard.batch(batch_id)
     assert batch.status == "completed"
     assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(10)]

@@ -131,7 +131,7 @@ async def test_files_past_their_time_go_with_their_objects(yard: Yard) -> None:
         assert output is not None and output.expires_at == yard.clock() + 3600
         path = yard.settings.data / "objects" / output.object_key
         assert path.exists()
-        yard.clock.seconds += 3601
+        yard.clock.now += 3601
         await yard.until(batch.id, lambda _: not path.exists())
     assert await yard.store.file("default", output.id) is None
 
@@ -145,7 +145,7 @@ async def test_an_upload_whose_gateway_died_before_its_row_is_swept(yard: Yard) 
     await lifecycle.sweep()
     assert await yard.objects.read(file.object_key) == b"{}\n", "it may still become true"
     assert await yard.store.file("default", file.id) is None
-    yard.clock.seconds += 61
+    yard.clock.now += 61
     await lifecycle.sweep()
     with pytest.raises(ObjectMissing):
         await yard.objects.read(file.object_key)

@@ -75,11 +75,19 @@ async def test_what_was_put_is_there_for_others(objects: Objects, url: str) -> N
     assert await Objects(url).read("a") == b"hello"
 
 
-@pytest.mark.parametrize("start, end", [(0, 5), (2, 4), (2, None), (0, None), (3, 99), (0, 0), (4, 2), (5, 5)])
+@pytest.mark.parametrize("start, end", [(0, 5), (2, 4), (2, None), (0, None), (0, 0), (4, 2), (5, 5)])
 async def test_a_range_is_read(objects: Objects, start: int, end: int | None) -> None:
     await objects.put("a", b"hello")
     assert await objects.read("a", start, end) == b"hello"[start:end]
     assert await joined(objects.stream("a", start, end)) == b"hello"[start:end]
+
+
+@pytest.mark.parametrize("start", [0, 3, 5, 9])
+async def test_a_range_of_which_the_end_is_not_there_is_missing(objects: Objects, start: int) -> None:
+    """What asks for it knows what was written: the object was cut short since."""
+    await objects.put("a", b"hello")
+    with pytest.raises(ObjectMissing, match="ends before byte 99"):
+        await objects.read("a", start, 99)
 
 
 async def test_a_large_object_is_streamed_in_parts(objects: Objects) -> None:

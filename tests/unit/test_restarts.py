@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import StoreUnavailable
 from app.store import Restarts, Store
 from deployments import restarts
 from deployments.restarts import Brakes, RestartWatch
@@ -60,6 +61,18 @@ async def test_why_a_start_failed_is_noted_by_its_root(brakes: Brakes) -> None:
                 raise RuntimeError("the engine did not start") from error
     found = await asyncio.to_thread(known, brakes)
     assert found.failure == "FileNotFoundError: models/nowhere: no such folder"
+
+
+async def test_a_note_that_cannot_be_written_does_not_replace_the_error(
+    brakes: Brakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(store: Store, replica: str, reason: str) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(Store, "note_failed_start", away)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        async with brakes.start("planned"):
+            raise FileNotFoundError("models/nowhere: no such folder")
 
 
 def test_a_start_that_hangs_is_ended_and_says_so(brakes: Brakes) -> None:

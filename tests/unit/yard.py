@@ -16,19 +16,12 @@ from app.objects import Objects
 from app.settings import Settings
 from app.store import Batch, File, Store, Usage
 from deployments.occupancy import Occupancy
+from tests.clocks import Clock
 from tests.unit.waiting import until
 
 MODEL = "tiny"
 ENDPOINT = "/v1/chat/completions"
 FINAL = ("completed", "failed", "expired", "cancelled")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 1_700_000_000
-
-    def __call__(self) -> int:
-        return self.seconds
 
 
 class FakeEngines:
