@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from app.api.bodies import content_length
 from app.api.errors import ApiError, bad_request, missing_parameter, too_large, unknown_parameter
+from app.api.filenames import filename_of, text_of
 from app.errors import ObjectsUnavailable
 from app.settings import Limits
 
@@ -181,11 +182,11 @@ class _FormReader:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
             raise _malformed("a part has no name")
-        self._part = _text(options[b"name"])
+        self._part = text_of(options[b"name"])
         if self._part in self._fields or (self._part == "file" and self._filename is not None):
             raise bad_request(f"Duplicate parameter: '{self._part}'.", self._part, "duplicate_parameter")
         if self._part == "file":
-            self._filename = _text(options.get(b"filename", b"")) or "file"
+            self._filename = filename_of(self._disposition, options.get(b"filename", b""))
         elif self._part in FIELDS:
             self._fields[self._part] = bytearray()
         else:
@@ -204,7 +205,7 @@ class _FormReader:
 
     def _part_end(self) -> None:
         if self._part != "file":
-            self._complete[self._part] = _text(self._fields[self._part])
+            self._complete[self._part] = text_of(self._fields[self._part])
 
     def _end(self) -> None:
         self.ended = True
@@ -233,11 +234,6 @@ async def _without_stalls(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         if part is None:
             return
         yield part
-
-
-def _text(data: bytes | bytearray) -> str:
-    """Text that every database and every header takes: UTF-8 without NUL, what is not is replaced."""
-    return data.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _malformed(reason: str) -> ApiError:
