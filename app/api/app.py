@@ -17,6 +17,8 @@ from app.api.models import Models
 from app.api.observe import Observe
 from app.api.online import Online, OnlineEngines
 from app.api.openapi import Description
+from app.api.stalls import CutStalledBodies
+from app.api.taken import TellTaken
 from app.health import Health
 from app.objects import Objects
 from app.settings import Settings
@@ -50,8 +52,18 @@ def build_app(
     )
     app = Starlette(
         routes=[route for each in resources for route in each.routes()],
-        middleware=[Middleware(Observe, metrics=metrics), Middleware(RequireKey, keys=settings.api_keys)],
+        middleware=_middleware(settings, metrics),
         exception_handlers=HANDLERS,
     )
     app.router.redirect_slashes = False  # OpenAI has one URL for each thing, and a client would drop the body
     return app
+
+
+def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+    """The first is the outermost."""
+    return [
+        Middleware(TellTaken),
+        Middleware(Observe, metrics=metrics),
+        Middleware(RequireKey, keys=settings.api_keys),
+        Middleware(CutStalledBodies),
+    ]

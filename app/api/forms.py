@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,6 @@ FORM_BYTES = 256 * 1024
 
 WRITE_BYTES = 1024 * 1024
 """Bytes of the file that wait in memory before a thread writes them."""
-
-STALL_SECONDS = 60.0
-"""How long an upload may send nothing: it holds one of the places of limits.uploads_at_once."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ async def receive_form(request: Request, file: IO[bytes], limits: Limits) -> Upl
     content = _Content(file)
     received = 0
     reader.check_size()
-    async for chunk in _without_stalls(request.stream()):
+    async for chunk in request.stream():
         received += len(chunk)
         try:
             parser.write(chunk)
@@ -221,19 +218,6 @@ def _parser(request: Request, reader: _FormReader) -> MultipartParser:
         return MultipartParser(options[b"boundary"], reader.callbacks())  # type: ignore[arg-type]
     except FormParserError as error:
         raise _malformed(str(error)) from error
-
-
-async def _without_stalls(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            async with asyncio.timeout(STALL_SECONDS):
-                part = await anext(parts, None)
-        except TimeoutError as error:
-            message = f"The upload sent nothing for {STALL_SECONDS:.0f} seconds."
-            raise ApiError(408, message, code="upload_stalled") from error
-        if part is None:
-            return
-        yield part
 
 
 def _malformed(reason: str) -> ApiError:

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from starlette.applications import Starlette
 
-from app.api import forms
+from app.api import forms, stalls
 from app.batch.lifecycle import Lifecycle
 from app.errors import StoreUnavailable
 from app.objects import Objects
@@ -246,7 +246,7 @@ async def test_an_upload_that_is_cut_off_leaves_nothing(app: Starlette, tmp_path
 async def test_an_upload_that_stalls_gives_its_place_back(
     app: Starlette, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forms, "STALL_SECONDS", 0.02)
+    monkeypatch.setattr(stalls, "STALL_SECONDS", 0.02)
 
     async def stalling() -> AsyncIterator[bytes]:
         yield BODY[:50]
