@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from app.api.admin import Admin
 from app.api.auth import RequireKey
 from app.api.batches import Batches
+from app.api.cors import Cors
 from app.api.errors import HANDLERS
 from app.api.files import Files
 from app.api.health import Probes
@@ -61,9 +62,12 @@ def build_app(
 
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """The first is the outermost."""
-    return [
+    layers = [
         Middleware(TellTaken),
         Middleware(Observe, metrics=metrics),
         Middleware(RequireKey, keys=settings.api_keys),
         Middleware(CutStalledBodies),
     ]
+    if settings.cors_origins:
+        layers.insert(1, Middleware(Cors, origins=settings.cors_origins))
+    return layers

@@ -59,3 +59,9 @@ def test_an_answer_has_one_request_id(server: Server, path: str) -> None:
 def test_clients_cannot_shorten_serves_patience(server: Server) -> None:
     answer = server.http.post("/v1/chat/completions", json=CHAT, headers={"x-request-timeout-seconds": "0.001"})
     assert answer.status_code == 200, answer.text
+
+
+def test_no_page_may_read_online_answers_unless_the_config_says_so(server: Server) -> None:
+    answer = server.http.post("/v1/chat/completions", json=CHAT, headers={"origin": "https://page.example"})
+    assert answer.status_code == 200
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
