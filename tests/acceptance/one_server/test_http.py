@@ -39,7 +39,8 @@ def test_javas_own_client_is_served(server: Server) -> None:
 def test_a_stream_to_a_client_of_http_1_0_has_no_chunk_sizes(server: Server) -> None:
     content = json.dumps({**CHAT, "stream": True}).encode()
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
-        client.sendall(b"POST /v1/chat/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
+        head = b"POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        client.sendall(head % len(content) + content)
         head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     assert b"transfer-encoding" not in head.lower()
