@@ -20,6 +20,9 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/r
 
 NotEmpty = Annotated[str, Field(min_length=1)]
 
+Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+"""As browsers send it: scheme, host and a port other than the scheme's own; no path, not even a slash."""
+
 
 class _Frozen(BaseModel):
     # Inputs may be secrets, and pydantic's report of an error would show them.
@@ -194,6 +197,10 @@ class Settings(_Frozen):
         default=(),
         repr=False,
         description="Bearer keys that are let in; empty: everybody (loopback only under make serve).",
+    )
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(),
+        description="Origins (https://host, without a path) whose pages a browser lets use this server; '*': all.",
     )
     restarts_per_hour: int = Field(
         default=10,

@@ -18,6 +18,7 @@ from ray import serve
 from ray.serve.llm.deployment import LLMServer
 from vllm.logger import DEFAULT_LOGGING_CONFIG
 
+from app.api.envelope import envelope
 from app.batch.dispatch import Answer
 from app.errors import EngineLost, ReplicaGone
 from app.store import Usage
@@ -333,5 +334,4 @@ def _usage(usage: dict[str, Any] | None) -> Usage:
 
 
 def _envelope(status: int, message: str) -> bytes:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}}).encode()
+    return json.dumps(envelope(status, message)).encode()

@@ -18,7 +18,7 @@ NEEDED = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     # Serve gives up a deployment for ever after so many failed starts a replica. When to stop, our brakes say.
     "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": str(ENDLESS),
-    # Serve's own answers, such as a 404, in OpenAI's envelope.
+    # Our side of Serve's proxy: how it speaks HTTP, its limits, and its own answers in OpenAI's envelope.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
 }
 

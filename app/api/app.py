@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from app.api.admin import Admin
 from app.api.auth import RequireKey
 from app.api.batches import Batches
+from app.api.cors import Cors
 from app.api.errors import HANDLERS
 from app.api.files import Files
 from app.api.health import Probes
@@ -17,6 +18,8 @@ from app.api.models import Models
 from app.api.observe import Observe
 from app.api.online import Online, OnlineEngines
 from app.api.openapi import Description
+from app.api.stalls import CutStalledBodies
+from app.api.taken import TellTaken
 from app.health import Health
 from app.objects import Objects
 from app.settings import Settings
@@ -50,8 +53,21 @@ def build_app(
     )
     app = Starlette(
         routes=[route for each in resources for route in each.routes()],
-        middleware=[Middleware(Observe, metrics=metrics), Middleware(RequireKey, keys=settings.api_keys)],
+        middleware=_middleware(settings, metrics),
         exception_handlers=HANDLERS,
     )
     app.router.redirect_slashes = False  # OpenAI has one URL for each thing, and a client would drop the body
     return app
+
+
+def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+    """The first is the outermost."""
+    layers = [
+        Middleware(TellTaken),
+        Middleware(Observe, metrics=metrics),
+        Middleware(RequireKey, keys=settings.api_keys),
+        Middleware(CutStalledBodies),
+    ]
+    if settings.cors_origins:
+        layers.insert(1, Middleware(Cors, origins=settings.cors_origins))
+    return layers

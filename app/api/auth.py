@@ -17,6 +17,12 @@ def tenant_of(request: Request) -> str:
     return "default"
 
 
+NO_KEY = "This server needs an API key, and none was given. Send it as 'Authorization: Bearer YOUR_KEY'."
+
+PLACEHOLDERS = frozenset({b"none", b"null", b"empty"})
+"""What clients that insist on a key send where there is none: openai's api_key="none", vLLM's "EMPTY"."""
+
+
 class RequireKey:
     """Turns away requests without one of `keys`; without keys everybody may come in."""
 
@@ -35,11 +41,11 @@ class RequireKey:
     def _refusal(self, authorization: str) -> ApiError | None:
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            return _unauthorized("You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")
+            return _unauthorized(NO_KEY)
         given = key.strip().encode("latin-1")  # as the bytes came
         # Every key is compared, in constant time, so that the time tells nothing of them.
         if not any([hmac.compare_digest(given, known) for known in self._keys]):
-            return _unauthorized("Incorrect API key provided.")
+            return _unauthorized(NO_KEY if given.lower() in PLACEHOLDERS else "Incorrect API key provided.")
         return None
 
 

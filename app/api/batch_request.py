@@ -29,7 +29,7 @@ class BatchRequest:
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "BatchRequest":
-        """Raises ApiError, with the member that is wrong as `param`."""
+        """Raises ApiError, with the member that is wrong as `param`. An optional member that is null is absent."""
         for name in body:
             if name not in _REQUIRED + _OPTIONAL:
                 raise unknown_parameter(name[:METADATA_KEY])
@@ -38,7 +38,7 @@ class BatchRequest:
             endpoint=_one_of(body, "endpoint", ENDPOINTS),
             completion_window=_one_of(body, "completion_window", COMPLETION_WINDOWS),
             metadata=_metadata(body.get("metadata")),
-            output_expires_after=_output_expires_after(body),
+            output_expires_after=_output_expires_after(body.get("output_expires_after")),
         )
 
 
@@ -90,11 +90,10 @@ def _too_long(param: str, what: str, longest: int, text: str) -> Exception:
     return bad_request(message, param, "string_above_max_length")
 
 
-def _output_expires_after(body: dict[str, Any]) -> int | None:
+def _output_expires_after(value: object) -> int | None:
     name = "output_expires_after"
-    if name not in body:
+    if value is None:
         return None
-    value = body[name]
     if not isinstance(value, dict):
         raise invalid_type(name, "an object", value)
     for member in value:

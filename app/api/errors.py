@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.api.envelope import envelope
 from app.errors import BatchyardError, EngineLost, ObjectMissing, ObjectsUnavailable, StoreUnavailable
 from app.store import IdempotencyConflict, QueueFull
 
@@ -46,7 +47,7 @@ class ApiError(BatchyardError):
         self.headers = dict(headers or {})
 
     def envelope(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        return envelope(self.status, self.message, type=self.type, param=self.param, code=self.code)
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:

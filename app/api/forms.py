@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from app.api.bodies import content_length
 from app.api.errors import ApiError, bad_request, missing_parameter, too_large, unknown_parameter
+from app.api.filenames import filename_of, text_of
 from app.errors import ObjectsUnavailable
 from app.settings import Limits
 
@@ -28,9 +29,6 @@ FORM_BYTES = 256 * 1024
 
 WRITE_BYTES = 1024 * 1024
 """Bytes of the file that wait in memory before a thread writes them."""
-
-STALL_SECONDS = 60.0
-"""How long an upload may send nothing: it holds one of the places of limits.uploads_at_once."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ async def receive_form(request: Request, file: IO[bytes], limits: Limits) -> Upl
     content = _Content(file)
     received = 0
     reader.check_size()
-    async for chunk in _without_stalls(request.stream()):
+    async for chunk in request.stream():
         received += len(chunk)
         try:
             parser.write(chunk)
@@ -191,11 +189,11 @@ class _FormReader:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
             raise _malformed("a part has no name")
-        self._part = _text(options[b"name"])
+        self._part = text_of(options[b"name"])
         if self._part in self._fields or (self._part == "file" and self._filename is not None):
             raise bad_request(f"Duplicate parameter: '{self._part}'.", self._part, "duplicate_parameter")
         if self._part == "file":
-            self._filename = _text(options.get(b"filename", b"")) or "file"
+            self._filename = filename_of(self._disposition, options.get(b"filename", b""))
         elif self._part in FIELDS:
             self._fields[self._part] = bytearray()
         else:
@@ -214,7 +212,7 @@ class _FormReader:
 
     def _part_end(self) -> None:
         if self._part != "file":
-            self._complete[self._part] = _text(self._fields[self._part])
+            self._complete[self._part] = text_of(self._fields[self._part])
 
     def _end(self) -> None:
         self.ended = True
@@ -230,24 +228,6 @@ def _parser(request: Request, reader: _FormReader) -> MultipartParser:
         return MultipartParser(options[b"boundary"], reader.callbacks())  # type: ignore[arg-type]
     except FormParserError as error:
         raise _malformed(str(error)) from error
-
-
-async def _without_stalls(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            async with asyncio.timeout(STALL_SECONDS):
-                part = await anext(parts, None)
-        except TimeoutError as error:
-            message = f"The upload sent nothing for {STALL_SECONDS:.0f} seconds."
-            raise ApiError(408, message, code="upload_stalled") from error
-        if part is None:
-            return
-        yield part
-
-
-def _text(data: bytes | bytearray) -> str:
-    """Text that every database and every header takes: UTF-8 without NUL, what is not is replaced."""
-    return data.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _malformed(reason: str) -> ApiError:

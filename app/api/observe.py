@@ -1,8 +1,6 @@
 """Around every request: its id, its time, its metrics, and an answer to what nobody foresaw."""
 
-import re
 import time
-from secrets import token_hex
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,13 +9,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import INTERNAL, error_response
 from app.api.metrics import Metrics
+from app.api.request_ids import NAME, request_id_of
 
 log = structlog.get_logger()
 
 CLIENT_LEFT = 499
 """The status under which a request counts whose client left before an answer; the number is nginx's."""
-
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Observe:
@@ -50,7 +47,7 @@ class _Exchange:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.status: int | None = None
-        self.request_id = _request_id(scope)
+        self.request_id = request_id_of(Headers(scope=scope))
         self._send = send
         self._started = time.perf_counter()
         scope.setdefault("state", {})["request_id"] = self.request_id
@@ -62,12 +59,6 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = self.request_id
+            headers[NAME] = self.request_id
             headers["openai-processing-ms"] = str(round(self.seconds() * 1000))
         await self._send(message)
-
-
-def _request_id(scope: Scope) -> str:
-    """The client's own id where it is harmless in logs and headers."""
-    given = Headers(scope=scope).get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else f"req_{token_hex(16)}"

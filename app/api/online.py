@@ -78,7 +78,7 @@ class Online:
         parts = answer.body
         if _is_event_stream(answer.headers):
             parts = _ending_with_error(parts, request_id(request))
-        headers = {name: value for name, value in answer.headers if name.lower() not in HOP_BY_HOP}
+        headers = {name: value for name, value in answer.headers if _for_client(name.lower())}
         return await PartsResponse.start(parts, status=answer.status, headers=headers)
 
     def _model_of(self, body: bytes) -> str:
@@ -100,6 +100,11 @@ class Online:
 def _for_engine(request: Request) -> Headers:
     passed = [(name, value) for name, value in request.headers.items() if name not in HOP_BY_HOP | OURS]
     return [*passed, ("x-request-id", request_id(request))]
+
+
+def _for_client(name: str) -> bool:
+    """Whose pages may read our answers is ours to say; vLLM lets all."""
+    return name not in HOP_BY_HOP and not name.startswith("access-control-")
 
 
 def _is_event_stream(headers: Headers) -> bool:

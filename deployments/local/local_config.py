@@ -24,7 +24,8 @@ class LocalConfig:
     args: Mapping[str, Any]
     host: str
     port: int
-    request_timeout_s: float
+    request_timeout_s: float | None
+    """None: a transfer may last as long as it moves (deployments/http1.py, deployments/proxy.py)."""
 
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ) -> "LocalConfig":
@@ -41,7 +42,7 @@ class LocalConfig:
                 args=application.get("args") or {},
                 host=environ.get("BATCHYARD_HOST", http.get("host", "127.0.0.1")),
                 port=port,
-                request_timeout_s=float(http.get("request_timeout_s", 600)),
+                request_timeout_s=http.get("request_timeout_s"),
             )
         except OSError as error:
             raise SettingsError(f"BATCHYARD_CONFIG: {path} cannot be read: {error.strerror}") from error

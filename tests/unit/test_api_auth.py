@@ -5,6 +5,8 @@ import pytest
 
 from tests.unit.fakes import MakeClient
 
+NONE_GIVEN = "This server needs an API key, and none was given."
+
 KEYS = {"api_keys": ["first-key", "zweiter-schlüssel"]}
 
 
@@ -26,10 +28,13 @@ async def test_a_known_key_is_let_in(make_client: MakeClient, header: str | byte
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        (None, "You didn't provide an API key"),
-        ("", "You didn't provide an API key"),
-        ("Bearer", "You didn't provide an API key"),
-        ("Basic first-key", "You didn't provide an API key"),
+        (None, NONE_GIVEN),
+        ("", NONE_GIVEN),
+        ("Bearer", NONE_GIVEN),
+        ("Bearer  ", NONE_GIVEN),
+        ("Bearer none", NONE_GIVEN),
+        ("Bearer EMPTY", NONE_GIVEN),
+        ("Basic first-key", NONE_GIVEN),
         ("Bearer wrong", "Incorrect API key"),
         ("Bearer first-key2", "Incorrect API key"),
         ("Bearer first-key,zweiter-schlüssel".encode(), "Incorrect API key"),
@@ -47,6 +52,11 @@ async def test_others_are_turned_away(make_client: MakeClient, header: str | byt
         error = answer.json()["error"]
         assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
         assert error["message"].startswith(words)
+
+
+async def test_a_key_that_reads_like_none_is_a_key(make_client: MakeClient) -> None:
+    client = make_client(api_keys=["none"])
+    assert (await client.get("/v1/models", headers={"authorization": "Bearer none"})).status_code == 200
 
 
 async def test_probes_need_no_key(make_client: MakeClient) -> None:

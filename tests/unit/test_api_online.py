@@ -46,6 +46,15 @@ async def test_an_engines_error_comes_through(client: httpx2.AsyncClient, engine
     assert answer.headers["x-request-id"].startswith("req_")
 
 
+async def test_what_the_engine_says_of_other_origins_is_not_passed_on(
+    client: httpx2.AsyncClient, engines: FakeEngines
+) -> None:
+    engines.headers = (("content-type", "application/json"), ("Access-Control-Allow-Origin", "*"))
+    answer = await client.post(CHAT, json={"model": "good"}, headers={"origin": "https://a.example"})
+    assert answer.json() == {"ok": True}
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param", "code"),
     [

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from starlette.applications import Starlette
 
-from app.api import forms
+from app.api import forms, stalls
 from app.batch.lifecycle import Lifecycle
 from app.errors import StoreUnavailable
 from app.objects import Objects
@@ -131,6 +131,33 @@ async def test_the_file_name_is_kept(client: httpx2.AsyncClient, sent: bytes, ke
 
 
 @pytest.mark.parametrize(
+    ("parameters", "kept"),
+    [
+        ("filename*=UTF-8''gr%C3%BC%C3%9Fe.jsonl", "grüße.jsonl"),
+        ("filename*=iso-8859-1'de'gr%FC%DFe.jsonl", "grüße.jsonl"),
+        ("filename=\"gr__e.jsonl\"; filename*=utf-8''gr%C3%BC%C3%9Fe.jsonl", "grüße.jsonl"),
+        ("filename*=utf-8''gr%C3%BC%C3%9Fe.jsonl; filename=gr__e.jsonl", "grüße.jsonl"),
+        ("filename*=nonsense''a; filename=b.jsonl", "b.jsonl"),
+        ("filename*=unicode_escape''%5Cud800%00", "?\ufffd"),
+        ("filename*=idna''%ff", "file"),
+        ("filename=\"a; filename*=UTF-8''b\"", "a; filename*=UTF-8''b"),
+        ('filename="=?utf-8?B?Z3LDvMOfZS5qc29ubA==?="', "grüße.jsonl"),
+        ('filename="=?utf-8?Q?gr=C3=BC=C3=9Fe.jsonl?="', "grüße.jsonl"),
+        ('filename="=?utf-8?B?Z3LDvMOf?= =?utf-8?B?ZS5qc29ubA==?="', "grüße.jsonl"),
+        ('filename="=?nonsense?B?YQ==?="', "=?nonsense?B?YQ==?="),
+        ('filename="=?utf-8?B?Z?="', "=?utf-8?B?Z?="),
+    ],
+)
+async def test_the_file_name_is_read_however_it_is_encoded(
+    client: httpx2.AsyncClient, parameters: str, kept: str
+) -> None:
+    body = form(PURPOSE, FILE).replace(b'filename="in.jsonl"', parameters.encode())
+    answer = await client.post("/v1/files", content=body, headers=MULTIPART)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["filename"] == kept
+
+
+@pytest.mark.parametrize(
     ("parts", "param", "code"),
     [
         ([FILE], "purpose", "missing_required_parameter"),
@@ -220,7 +247,7 @@ async def test_an_upload_that_is_cut_off_leaves_nothing(app: Starlette, tmp_path
 async def test_an_upload_that_stalls_gives_its_place_back(
     app: Starlette, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forms, "STALL_SECONDS", 0.02)
+    monkeypatch.setattr(stalls, "STALL_SECONDS", 0.02)
 
     async def stalling() -> AsyncIterator[bytes]:
         yield BODY[:50]

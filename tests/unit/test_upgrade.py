@@ -90,3 +90,42 @@ def test_serves_proxy_and_controller_read_the_variables_that_local_py_sets() -> 
     for name in ENVIRONMENT:
         if name.startswith("RAY_SERVE_"):
             assert f'"{name}"' in read
+
+
+def test_uvicorn_has_the_seams_that_http1_py_steps_into() -> None:
+    from uvicorn.config import HTTP_PROTOCOLS, Config
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+    assert HTTP_PROTOCOLS["auto"] == "uvicorn.protocols.http.auto:AutoHTTPProtocol"
+    assert "HTTP_PROTOCOLS.get(self.http, self.http)" in inspect.getsource(Config.load)
+    for method, used in {
+        "__init__": "self.parser.set_dangerous_leniencies(lenient_data_after_close=True)",
+        "on_headers_complete": "if self.parser.should_upgrade() and self._should_upgrade():",
+        "on_body": "(self.parser.should_upgrade() and self._should_upgrade())",
+        "on_message_complete": "(self.parser.should_upgrade() and self._should_upgrade())",
+        "handle_websocket_upgrade": "self.ws_protocol_class",
+        "_start_asgi_task": "cycle.run_asgi(app)",
+    }.items():
+        assert used in inspect.getsource(getattr(HttpToolsProtocol, method)), f"deployments/http1.py: {method}"
+    sending = inspect.getsource(RequestResponseCycle.send)
+    assert "self.chunked_encoding is None" in sending and "self.expected_content_length -= num_bytes" in sending
+
+
+def test_serves_proxy_lets_proxy_py_and_http1_py_choose_its_http() -> None:
+    from ray.serve._private import http_util, proxy
+    from ray.serve._private.constants import (
+        SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER,
+        SERVE_HTTP_REQUEST_ID_HEADER,
+        SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER,
+    )
+
+    from app.api.request_ids import NAME
+    from deployments.proxy import SERVES_OWN
+
+    starting = inspect.getsource(http_util.start_asgi_http_server)
+    assert "uvicorn.Config(" in starting and "http=" not in starting
+    made = inspect.getsource(proxy)
+    assert made.index("configure_http_middlewares(") < made.index("start_asgi_http_server(")
+    assert SERVE_HTTP_REQUEST_ID_HEADER == NAME
+    own = {SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER, SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER}
+    assert {name.decode() for name in SERVES_OWN} == own
