@@ -14,6 +14,8 @@ from deployments.dispatcher import BatchDispatcher
 from deployments.engines import engine_application, graceful_seconds
 from deployments.environment import warn_of_what_is_missing
 from deployments.gateway import Gateway
+from deployments.http_address import http_host
+from deployments.open_door import refuse_public_host
 from deployments.placement import shortage
 from deployments.restarts import ENDLESS
 
@@ -24,6 +26,8 @@ def build(args: Mapping[str, Any]) -> Application:
     """What `import_path: app.main:build` of a Serve config calls with the config's `args`. Raises SettingsError."""
     settings = Settings.load(args)
     _refuse_hidden_folders(settings)
+    if (host := http_host()) is not None:
+        refuse_public_host(host, "http_options.host", settings)
     warn_of_what_is_missing()
     _tell_replicas(settings)
     deploy = uuid4().hex

@@ -90,3 +90,13 @@ def test_serves_proxy_and_controller_read_the_variables_that_local_py_sets() -> 
     for name in ENVIRONMENT:
         if name.startswith("RAY_SERVE_"):
             assert f'"{name}"' in read
+
+
+def test_serves_client_knows_the_host_that_http_address_py_asks_for() -> None:
+    from ray.serve import context
+    from ray.serve._private.client import ServeControllerClient
+    from ray.serve.config import HTTPOptions
+
+    assert "raise_if_no_controller_running" in inspect.signature(context._get_global_client).parameters
+    assert isinstance(inspect.getattr_static(ServeControllerClient, "http_config"), property)
+    assert "host" in HTTPOptions.model_fields
