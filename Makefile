@@ -25,6 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_INSTALL := $(PIP) install -qq --no-deps
 
 CPU := .venv/installed-cpu
+GPU := .venv/installed-gpu
 APP := .venv/installed-app
 DEV := .venv/installed-dev
 CLIENTS := .venv/clients/openai-1 .venv/clients/openai-2 .venv/clients/openai-3
@@ -40,12 +41,14 @@ MODELS_examples/two-models.yaml := models/SmolLM2-135M-Instruct models/all-MiniL
 .DELETE_ON_ERROR:
 # Two pips must not write into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help install models demo serve test lint bench chaos soak lock clean
+.PHONY: help install install-gpu models demo serve test lint bench chaos soak lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 install: $(APP) ## make .venv and install Batchyard for CPU (about 2 minutes, 4 GB of disk)
+
+install-gpu: $(GPU) ## make .venv and install Batchyard for NVIDIA GPUs (about 4 minutes, 10 GB of disk)
 
 models: models/SmolLM2-135M-Instruct models/all-MiniLM-L6-v2 models/tiny ## prepare the three small models
 
@@ -102,12 +105,21 @@ $(BIN)/python:
 
 # torch comes first and alone, because only it may need another index. Its two lines are cut out of the lock.
 $(CPU): requirements/cpu.txt | $(BIN)/python
+	@test ! -e $(GPU) || { echo ".venv holds the GPU build. For the CPU build: make clean, then again" >&2; exit 1; }
 	@echo "Installing Ray, vLLM and PyTorch for CPU: about 2 minutes and 4 GB of disk (nothing to do if they are there)"
 	@sed -n '/^torch==/,/[^\\]$$/p' $< > .venv/torch.txt
 	@$(PIP_INSTALL) --require-hashes -r .venv/torch.txt || { \
 	  echo "pip's own sources did not give this PyTorch (see above): trying $(TORCH_INDEX)"; \
 	  $(PIP_INSTALL) --require-hashes --index-url $(TORCH_INDEX) -r .venv/torch.txt; }
 	@$(PIP_INSTALL) --require-hashes -r $<
+	@touch $@
+
+# What the packages ask of each other is settled in the lock, whatever extras their metadata names (nvidia-cudnn-frontend).
+$(GPU): requirements/gpu.txt pyproject.toml | $(BIN)/python
+	@test ! -e $(CPU) || { echo ".venv holds the CPU build. For the GPU build: make clean, then again" >&2; exit 1; }
+	@echo "Installing Ray, vLLM and PyTorch for NVIDIA GPUs: about 4 minutes and 10 GB of disk"
+	@$(PIP_INSTALL) --require-hashes -r $<
+	@$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
 
 $(APP): pyproject.toml $(CPU)

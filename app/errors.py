@@ -9,6 +9,10 @@ class SettingsError(BatchyardError):
     """The config cannot be used."""
 
 
+class FolderGone(BatchyardError):
+    """The folder of a model or of an adapter is not there where a replica starts."""
+
+
 class StoreUnavailable(BatchyardError):
     """The ledger's database did not take the statement: locked, away, full or read-only."""
 

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 import ray
+import structlog
 from ray.serve import Application
 
 from app.errors import SettingsError
@@ -14,7 +15,12 @@ from deployments.dispatcher import BatchDispatcher
 from deployments.engines import engine_application, graceful_seconds
 from deployments.environment import warn_of_what_is_missing
 from deployments.gateway import Gateway
+from deployments.http_address import http_host
+from deployments.open_door import refuse_public_host
+from deployments.placement import shortage
 from deployments.restarts import ENDLESS
+
+log = structlog.get_logger()
 
 
 def build(args: Mapping[str, Any]) -> Application:
@@ -25,8 +31,11 @@ def build(args: Mapping[str, Any]) -> Application:
     """
     settings = Settings.load(args)
     _refuse_hidden_folders(settings)
+    if (host := http_host()) is not None:
+        refuse_public_host(host, "http_options.host", settings)
     Store.make(settings.database_url)
     warn_of_what_is_missing()
+    _tell_replicas(settings)
     deploy = uuid4().hex
     engines = {model.id: engine_application(model, settings, deploy) for model in settings.models}
     common = {
@@ -38,10 +47,20 @@ def build(args: Mapping[str, Any]) -> Application:
         num_replicas=settings.dispatch.dispatchers,
         graceful_shutdown_timeout_s=graceful_seconds(settings),
         **common,
-    ).bind(settings, engines)
+    ).bind(settings, engines, deploy)
     return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=1000, **common).bind(
-        settings, engines, dispatcher
+        settings, engines, dispatcher, deploy
     )
+
+
+def _tell_replicas(settings: Settings) -> None:
+    """Of each model how many were chosen, and what the cluster lacks for them."""
+    resources = ray.cluster_resources()
+    for model in settings.models:
+        if model.replicas_reason is not None:
+            log.info("replicas chosen", model=model.id, replicas=model.replicas, reason=model.replicas_reason)
+        if lacking := shortage(model, resources):
+            log.warning("replicas are missing", model=model.id, reason=lacking)
 
 
 def _refuse_hidden_folders(settings: Settings) -> None:

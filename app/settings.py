@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from app.cpu_dtype import fast_dtype
+from app.cpu_replicas import GIB, Choice, Engine, Machine, choose_replicas, weights_bytes
 from app.errors import SettingsError
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
@@ -36,7 +38,7 @@ class ModelSettings(_Frozen):
     source: str = Field(
         min_length=1,
         description="A folder with weights (relative to the working directory of the process that starts the "
-        "application) or a hub's name.",
+        "application) or a hub's name. What is written like a path, or lies in a folder that is there, is a folder.",
     )
     adapters: dict[NotEmpty, NotEmpty] = Field(
         default_factory=dict,
@@ -47,7 +49,13 @@ class ModelSettings(_Frozen):
         default_factory=dict,
         description="vLLM's engine arguments (AsyncEngineArgs), passed on as they are; vLLM checks them.",
     )
-    replicas: int = Field(default=1, ge=1, le=1024, description="Engine replicas to keep running.")
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Engine replicas to keep running; auto: as many as suit this machine's CPUs (app/cpu_replicas.py), "
+        "1 on GPUs. On CPUs auto is the default: one core works best for itself.",
+    )
     device: Literal["gpu", "cpu"] = Field(
         default="gpu",
         description="gpu: a placement group of tensor × pipeline parallel bundles of one GPU each; cpu: none of them.",
@@ -80,6 +88,33 @@ class ModelSettings(_Frozen):
         ge=10,
         description="A start that is not through after this long hangs and is ended. Downloads of weights count.",
     )
+
+    _replicas_reason: str | None = PrivateAttr(default=None)
+
+    @property
+    def replicas_reason(self) -> str | None:
+        """Why `replicas` is what it is, where it was chosen and not set."""
+        return self._replicas_reason
+
+    @property
+    def devices(self) -> int:
+        """Devices of one replica."""
+        return int(self.engine.get("tensor_parallel_size", 1)) * int(self.engine.get("pipeline_parallel_size", 1))
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """What must be there for a replica to start, each by what it is: the model's folder and its adapters'."""
+        named = {f"the folder of model {self.id}": self.source} | {
+            f"the folder of adapter {name}": path for name, path in self.adapters.items()
+        }
+        return {what: path for what, path in named.items() if Path(path).is_absolute()}
+
+    @model_validator(mode="after")
+    def _parallel_sizes_are_numbers(self) -> Self:
+        for key in ("tensor_parallel_size", "pipeline_parallel_size"):
+            if not isinstance(size := self.engine.get(key, 1), int) or size < 1:
+                raise ValueError(f"engine.{key} must be a whole number from 1 on")
+        return self
 
     @model_validator(mode="after")
     def _one_place_for_each_value(self) -> Self:
@@ -251,11 +286,13 @@ class Settings(_Frozen):
         return {name: model.id for model in self.models for name in (model.id, *model.adapters)}
 
     @classmethod
-    def load(cls, args: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> "Settings":
+    def load(
+        cls, args: Mapping[str, Any], environ: Mapping[str, str] = os.environ, machine: Machine | None = None
+    ) -> "Settings":
         """The settings of a config's `args`, with the environment on top; relative paths become absolute.
 
-        Environment: BATCHYARD_DATA (folder), BATCHYARD_REPLICAS (of every model), BATCHYARD_API_KEYS (comma-separated),
-        BATCHYARD_RESTARTS_PER_HOUR.
+        Environment: BATCHYARD_DATA (folder), BATCHYARD_REPLICAS (of every model, or auto), BATCHYARD_API_KEYS
+        (comma-separated), BATCHYARD_RESTARTS_PER_HOUR. `machine` is the one that `replicas: auto` is for: this one.
         Raises SettingsError, one line for each wrong field.
         """
         merged = dict(args)
@@ -267,22 +304,27 @@ class Settings(_Frozen):
             merged["restarts_per_hour"] = restarts
         if replicas := environ.get("BATCHYARD_REPLICAS"):
             merged["models"] = _with_replicas(merged.get("models"), replicas)
+        models, auto = _without_auto(merged.get("models"))
+        if models is not None:
+            merged["models"] = models
         try:
             settings = cls.model_validate(merged)
         except ValidationError as error:
             raise SettingsError(_sentences(error)) from error
+        named_in_full = [
+            model.model_copy(
+                update={
+                    "source": _absolute_if_folder(model.source),
+                    "adapters": {name: _absolute_if_folder(path) for name, path in model.adapters.items()},
+                }
+            )
+            for model in settings.models
+        ]
+        chosen = _chosen_replicas(named_in_full, auto, environ, machine)
         return settings.model_copy(
             update={
                 "data": settings.data.expanduser().resolve(),
-                "models": tuple(
-                    model.model_copy(
-                        update={
-                            "source": _absolute_if_folder(model.source),
-                            "adapters": {name: _absolute_if_folder(path) for name, path in model.adapters.items()},
-                        }
-                    )
-                    for model in settings.models
-                ),
+                "models": tuple(_with_choice(model, chosen.get(model.id)) for model in named_in_full),
             }
         )
 
@@ -294,10 +336,63 @@ def _with_replicas(models: Any, replicas: str) -> Any:
     return [{**model, "replicas": replicas} if isinstance(model, Mapping) else model for model in models]
 
 
+def _without_auto(models: Any) -> tuple[Any, set[int]]:
+    """The models without `replicas: auto`, and the positions of those on CPUs that have it or do not say."""
+    if not isinstance(models, list | tuple):
+        return models, set()
+    auto = {
+        position
+        for position, model in enumerate(models)
+        if isinstance(model, Mapping) and model.get("replicas", "auto") == "auto"
+    }
+    plain = [
+        {key: value for key, value in model.items() if key != "replicas"} if position in auto else model
+        for position, model in enumerate(models)
+    ]
+    return plain, {position for position in auto if models[position].get("device") == "cpu"}
+
+
+def _chosen_replicas(
+    models: list[ModelSettings], auto: set[int], environ: Mapping[str, str], machine: Machine | None
+) -> dict[str, Choice]:
+    """For the models at the positions `auto`."""
+    if not auto:
+        return {}
+    engines = {model.id: _engine(model, environ) for position, model in enumerate(models) if position in auto}
+    taken = sum(model.devices * model.replicas for model in models if model.device == "cpu" and model.id not in engines)
+    return choose_replicas(engines, machine or Machine.here(), taken)
+
+
+def _engine(model: ModelSettings, environ: Mapping[str, str]) -> Engine:
+    cache = model.env.get("VLLM_CPU_KVCACHE_SPACE", environ.get("VLLM_CPU_KVCACHE_SPACE", ""))
+    set_bytes = int(cache) * GIB if cache.isdigit() else model.engine.get("kv_cache_memory_bytes")
+    return Engine(
+        cores=model.devices,
+        weights=weights_bytes(model.source, str(model.engine.get("dtype", fast_dtype()))),
+        cache=set_bytes if isinstance(set_bytes, int) else None,
+    )
+
+
+def _with_choice(model: ModelSettings, choice: Choice | None) -> ModelSettings:
+    if choice is None:
+        return model
+    chosen = model.model_copy(update={"replicas": choice.replicas})
+    chosen._replicas_reason = choice.reason
+    return chosen
+
+
 def _absolute_if_folder(source: str) -> str:
-    """Workers of a Ray cluster need not share our working directory, so a folder is named in full."""
-    folder = Path(source).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else source
+    """Workers of a Ray cluster need not share our working directory, so a folder is named in full.
+
+    It need not be there: one that is gone is a folder still, and no name on a hub.
+    """
+    path = Path(source).expanduser()
+    written_as_path = source.startswith(("/", "./", "../", "~"))
+    return str(path.resolve()) if written_as_path or path.exists() or _lies_in_a_folder(path) else source
+
+
+def _lies_in_a_folder(path: Path) -> bool:
+    return len(path.parts) > 1 and path.parent.is_dir()
 
 
 def _sentences(error: ValidationError) -> str:

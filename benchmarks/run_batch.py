@@ -1,5 +1,5 @@
-"""Lines a second of Batchyard beside `vllm run-batch`, as that comes and with the engine settings that we choose:
-one engine on all cores, and an engine a core (Batchyard's replicas, run-batch's data parallelism).
+"""Lines a second of Batchyard beside `vllm run-batch`: each as it comes, and run-batch with the engine settings that we
+choose: one engine on all cores, and an engine a core (Batchyard's replicas, run-batch's data parallelism).
 
     python -m benchmarks.run_batch [--lines 4000] [--repeats 3]
 
@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from app.cpu_dtype import fast_dtype
 from benchmarks import workload
-from deployments.cpu_dtype import fast_dtype
 from tests.acceptance.server import Server
 
 MODEL_FOLDER = Path("models/tiny")
@@ -48,27 +48,27 @@ class Settings:
 
 
 # Only what it takes to start: a length that the workload fits in, and 1 GiB of cache instead of half the memory.
-DEFAULT = Settings("default", ("--max-model-len", "1024"), {"VLLM_CPU_KVCACHE_SPACE": "1"})
+AS_IT_COMES = Settings("as it comes", ("--max-model-len", "1024"), {"VLLM_CPU_KVCACHE_SPACE": "1"})
 
 # What Batchyard runs `tests/tiny.yaml` with, its own choices for a CPU included (deployments/engines.py, engine.py).
 ENGINE = (
-    *DEFAULT.arguments,
+    *AS_IT_COMES.arguments,
     *("--max-num-seqs", "256", "--enforce-eager", "--disable-log-stats", "--dtype", fast_dtype()),
     *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
 )
 ONE_ENGINE = Settings(
     "one engine",
     ENGINE,
-    {**DEFAULT.environment, "VLLM_CPU_OMP_THREADS_BIND": f"0-{CORES - 1}", "OMP_NUM_THREADS": str(CORES)},
+    {**AS_IT_COMES.environment, "VLLM_CPU_OMP_THREADS_BIND": f"0-{CORES - 1}", "OMP_NUM_THREADS": str(CORES)},
 )
 ENGINE_A_CORE = Settings(
     "an engine a core",
     (*ENGINE, "--data-parallel-size", str(CORES)),
-    {**DEFAULT.environment, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
+    {**AS_IT_COMES.environment, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
 )
 
-# Replicas of Batchyard for each of these.
-REPLICAS = {ONE_ENGINE: 1, ENGINE_A_CORE: CORES}
+# Replicas of Batchyard for each of these. As it comes it chooses an engine a core for a model this small.
+REPLICAS = {AS_IT_COMES: "auto", ONE_ENGINE: "1"}
 
 BATCHYARD = "batchyard"
 RUN_BATCH_NAME = "vllm run-batch"
@@ -115,7 +115,7 @@ def measure_run_batch(file: Path, settings: Settings) -> Measurement:
 def measure_batchyard(file: Path, settings: Settings) -> Measurement:
     """Runs the file through a server of its own, started for it, over HTTP."""
     with tempfile.TemporaryDirectory() as scratch:
-        server = Server(Path(scratch) / "data", BATCHYARD_REPLICAS=str(REPLICAS[settings]))
+        server = Server(Path(scratch) / "data", BATCHYARD_REPLICAS=REPLICAS[settings])
         started = time.monotonic()
         server.start()
         try:
@@ -188,7 +188,7 @@ def show(measurements: Sequence[Measurement]) -> None:
 
 def show_ratios(runs: Mapping[str, Sequence[Measurement]]) -> None:
     """Batchyard against run-batch, turn by turn: what a slow minute does to one it does to both."""
-    for ours, theirs in ((ONE_ENGINE, DEFAULT), (ONE_ENGINE, ONE_ENGINE), (ENGINE_A_CORE, ENGINE_A_CORE)):
+    for ours, theirs in ((AS_IT_COMES, AS_IT_COMES), (ONE_ENGINE, ONE_ENGINE), (AS_IT_COMES, ENGINE_A_CORE)):
         first, second = name_of(BATCHYARD, ours), name_of(RUN_BATCH_NAME, theirs)
         pairs = zip(runs[first], runs[second], strict=True)
         ratios = [each.lines_per_second / other.lines_per_second for each, other in pairs]
@@ -208,10 +208,10 @@ def main() -> None:
         file = workload.write(Path(scratch) / "batch.jsonl", options.lines)
         for turn in range(options.repeats):
             print(f"turn {turn + 1} of {options.repeats}:", flush=True)
-            for settings in (ONE_ENGINE, ENGINE_A_CORE):
+            for settings in (AS_IT_COMES, ONE_ENGINE):
                 for measure in (measure_batchyard, measure_run_batch):
                     keep(runs, measure(file, settings))
-            keep(runs, measure_run_batch(file, DEFAULT))
+            keep(runs, measure_run_batch(file, ENGINE_A_CORE))
     print(f"{options.lines} lines of about 126 tokens in and 32 out, {CORES} cores, {options.repeats} runs each:")
     for measurements in runs.values():
         show(measurements)

@@ -25,11 +25,11 @@ from deployments.restarts import RestartWatch
 class BatchDispatcher:
     """The loops run from the constructor on: work that a request started would end with its client."""
 
-    async def __init__(self, settings: Settings, engines: Mapping[str, DeploymentHandle]) -> None:
+    async def __init__(self, settings: Settings, engines: Mapping[str, DeploymentHandle], deploy: str) -> None:
         start_telemetry("dispatcher")
         store = await asyncio.to_thread(Store.open_existing, settings.database_url, lambda: int(time.time()))
         objects = await Objects.open(settings.objects_url, store)
-        restarts = RestartWatch(store, list(engines), settings.restarts_per_hour)
+        restarts = RestartWatch(store, list(engines), settings.restarts_per_hour, deploy)
         watch = ReplicaWatch(
             settings.models, engines, restarts=restarts.restarts, budget=settings.restarts_per_hour, lost=_alert_of_loss
         )

@@ -1,6 +1,5 @@
 """From a model's settings to its engine deployment."""
 
-import os
 from typing import Any
 
 from ray import serve
@@ -9,9 +8,10 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.llm import LLMConfig
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
+from app.cpu_dtype import fast_dtype
+from app.cpu_replicas import Machine
 from app.settings import ModelSettings, Settings
 from deployments import priority
-from deployments.cpu_dtype import fast_dtype
 from deployments.engine import BatchEngine
 from deployments.placement import bundle, cpu_replicas
 from deployments.restarts import ENDLESS, Brakes
@@ -70,6 +70,7 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
                 replicas=model.replicas,
                 restarts_per_hour=settings.restarts_per_hour,
                 start_seconds=model.start_seconds,
+                folders=model.folders,
             ),
         )
     )
@@ -88,7 +89,7 @@ def _threads(settings: Settings) -> dict[str, str]:
     vLLM's own choice leaves a core to the rest of the machine; with our lower priority it need not. A replica alone has
     its threads bound to cores; of several the kernel places them, because Serve says to none which one it is.
     """
-    cores = os.cpu_count() or 1
+    cores = Machine.here().cores
     replicas = cpu_replicas(settings)
     threads = max(1, cores // replicas)
     return {

@@ -22,8 +22,14 @@ NEEDED = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
 }
 
+AUTHENTICATION = "RAY_AUTH_MODE=token"
+"""Ray itself sets it where it starts a cluster by itself, and not where one is started by `ray start`."""
+
 
 def warn_of_what_is_missing(environ: Mapping[str, str] = os.environ) -> None:
     """To be called in a process of the cluster: it has its node's environment."""
     if missing := [f"{name}={value}" for name, value in NEEDED.items() if environ.get(name) != value]:
         log.warning("not in the environment of the cluster's nodes; recovery is worse without", missing=missing)
+    name, _, value = AUTHENTICATION.partition("=")
+    if environ.get(name) != value:
+        log.warning("whoever reaches the ports of Ray may run code on every node", missing=[AUTHENTICATION])

@@ -26,7 +26,11 @@ class Gateway:
     """Serve calls `__serve_build_asgi_app__` once the constructor is through, on the replica's event loop."""
 
     async def __init__(
-        self, settings: Settings, engines: Mapping[str, DeploymentHandle], dispatcher: DeploymentHandle
+        self,
+        settings: Settings,
+        engines: Mapping[str, DeploymentHandle],
+        dispatcher: DeploymentHandle,
+        deploy: str,
     ) -> None:
         start_telemetry("gateway")
         self._dispatcher = dispatcher
@@ -35,13 +39,13 @@ class Gateway:
         self._handles = engines
         self._store = await asyncio.to_thread(Store.open_existing, settings.database_url, lambda: int(time.time()))
         diagnosis = PlacementDiagnosis(settings, {model: handle.deployment_name for model, handle in engines.items()})
-        restarts = RestartWatch(self._store, list(engines), settings.restarts_per_hour)
+        restarts = RestartWatch(self._store, list(engines), settings.restarts_per_hour, deploy)
         self._watch = ReplicaWatch(
             settings.models,
             engines,
             restarts=restarts.restarts,
             budget=settings.restarts_per_hour,
-            reason=diagnosis.reason,
+            finding=diagnosis.finding,
         )
         self._tasks = [
             asyncio.create_task(self._watch.run(), name="watch"),

@@ -8,15 +8,15 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import uuid4
 
 import structlog
 
-from app.errors import StoreUnavailable
+from app.errors import FolderGone, StoreUnavailable
 from app.settings import Settings
 from app.store import Restarts, StartAnswer, Store
 from app.store.starts import LONGEST_PAUSE_SECONDS
@@ -39,7 +39,10 @@ LOOK_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Brakes:
-    """What a replica of `model` has to know to ask. `deploy` names the deployment of which it is one of `replicas`."""
+    """What a replica of `model` has to know to ask. `deploy` names the deployment of which it is one of `replicas`.
+
+    `folders`: what must be there for it to start, each by what it is.
+    """
 
     database_url: str
     model: str
@@ -47,6 +50,7 @@ class Brakes:
     replicas: int
     restarts_per_hour: int
     start_seconds: float
+    folders: Mapping[str, str] = field(default_factory=dict)
 
     @asynccontextmanager
     async def start(self, replica: str, explain: Callable[[str], str] = str) -> AsyncIterator[None]:
@@ -61,9 +65,11 @@ class Brakes:
             watch.daemon = True
             watch.start()  # a thread: vLLM's start holds up the event loop
             try:
+                if gone := self._gone():
+                    raise FolderGone(gone)
                 yield
             except Exception as error:
-                await self._note_failure(store, replica, explain(_sentence(error)))
+                await self._note_failure(store, replica, self._why(error, explain))
                 raise
             finally:
                 watch.cancel()
@@ -76,6 +82,18 @@ class Brakes:
             await store.note_failed_start(replica, reason)
         except StoreUnavailable as error:
             log.warning("failed start not noted", model=self.model, replica=replica, failure=reason, reason=str(error))
+
+    def _gone(self) -> str | None:
+        """In words, which of the folders is not there."""
+        gone = [f"{what} is not there: {folder}" for what, folder in self.folders.items() if not os.path.exists(folder)]
+        return "; ".join(gone) or None
+
+    def _why(self, error: Exception, explain: Callable[[str], str]) -> str:
+        """vLLM takes a folder that is gone for a name on a hub, and says so in many ways; its words come second."""
+        if isinstance(error, FolderGone):
+            return str(error)
+        words = explain(_sentence(error))
+        return f"{gone} ({words})" if (gone := self._gone()) else words
 
     async def _open(self) -> Store:
         """Without the ledger there are no brakes, and nothing to do for the model either: waits until it is there."""
@@ -168,22 +186,41 @@ def ledger_asker(settings: Settings) -> Callable[[str], StartAnswer]:
 
 
 class RestartWatch:
-    """What the ledger says of the models' restarts; `restarts` gives the newest without waiting."""
+    """What the ledger says of the models' restarts; `restarts` gives the newest without waiting.
 
-    def __init__(self, store: Store, models: Sequence[str], budget: int) -> None:
+    Failures and first starts are those of this `deploy`. `clock` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        models: Sequence[str],
+        budget: int,
+        deploy: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._budget = budget
-        self._known = dict.fromkeys(models, Restarts())
+        self._deploy = deploy
+        self._clock = clock
+        self._known = dict.fromkeys(models, (clock(), Restarts()))
 
     def restarts(self, model: str) -> Restarts:
-        return self._known[model]
+        read_at, known = self._known[model]
+        passed = self._clock() - read_at
+        return replace(
+            known,
+            failed_start_age=None if known.failed_start_age is None else known.failed_start_age + passed,
+            newest_start_age=None if known.newest_start_age is None else known.newest_start_age + passed,
+        )
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             try:
                 for model in self._known:
-                    self._known[model] = await self._store.restarts(model, self._budget)
+                    found = await self._store.restarts(model, self._budget, self._deploy)
+                    self._known[model] = (self._clock(), found)
             except StoreUnavailable as error:
                 log.warning("restarts cannot be read", reason=str(error))
             await asyncio.sleep(LOOK_SECONDS)

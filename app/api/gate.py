@@ -20,20 +20,20 @@ def no_replica(model: ModelHealth) -> str:
 def _known(model: ModelHealth) -> list[str]:
     seconds = model.last_healthy_seconds_ago
     known = ["not ready since this server started" if seconds is None else f"last healthy {seconds:.0f} s ago"]
-    if model.reason:
-        known.append(model.reason.rstrip("."))
+    if model.reason or model.starting:
+        known.append((model.reason or model.starting or "").rstrip("."))
     elif seconds is not None and model.restarts_refill_at is None:
         known.append("restarting")
     if model.restart_budget == 0:
         known.append("restart_budget_spent: restarts_per_hour is 0, so nothing starts again")
     elif model.restarts_refill_at is not None:
         known.append(
-            f"restart_budget_spent: {model.restarts_last_hour} restarts this hour and {model.restart_budget} are "
+            f"restart_budget_spent: {model.restarts_counted} restarts this hour and {model.restart_budget} are "
             f"allowed, the next may be at {_clock(model.restarts_refill_at)}, or at once after "
             f"`batchyard restarts reset {model.id}`"
         )
-    elif model.restarts_last_hour:
-        known.append(f"{model.restarts_last_hour} of {model.restart_budget} restarts this hour")
+    elif model.restarts_counted:
+        known.append(f"{model.restarts_counted} of {model.restart_budget} restarts this hour")
     return known
 
 

@@ -84,7 +84,7 @@ async def counts_soon(store: Store) -> dict[str, int]:
 
 def _overall(models: Sequence[ModelHealth]) -> str:
     states = {model.state for model in models}
-    if states == {"unhealthy"}:
+    if states <= {"unhealthy", "starting"}:
         return "unhealthy"
     return "healthy" if states == {"healthy"} else "degraded"
 
@@ -96,10 +96,13 @@ def _model(model: ModelHealth) -> dict[str, Any]:
         "state": model.state,
         "healthy": model.healthy,
         "target": model.target,
+        "replicas_reason": model.replicas_reason,
         "last_healthy_seconds_ago": round(seconds, 1) if seconds is not None else None,
         "restarts_last_hour": model.restarts_last_hour,
+        "restarts_counted": model.restarts_counted,
         "restart_budget": model.restart_budget,
         "restart_budget_spent": model.restarts_refill_at is not None,
         "restarts_refill_at": model.restarts_refill_at if model.restart_budget else None,  # 0 never refills
         "reason": model.reason,
+        "starting": model.starting,
     }

@@ -65,12 +65,16 @@ class Metrics:
         healthy = Gauge("batchyard_replicas_healthy", "Replicas that can work", ("model",), registry=now)
         target = Gauge("batchyard_replicas_target", "Replicas that should be there", ("model",), registry=now)
         restarts = Gauge(
-            "batchyard_model_restarts_last_hour", "Restarts within the last hour", ("model",), registry=now
+            "batchyard_model_restarts_last_hour", "Unplanned starts within the last hour", ("model",), registry=now
+        )
+        counted = Gauge(
+            "batchyard_model_restarts_counted", "Those that draw on restarts_per_hour", ("model",), registry=now
         )
         for model in self._health.models():
             healthy.labels(model.id).set(model.healthy)
             target.labels(model.id).set(model.target)
             restarts.labels(model.id).set(model.restarts_last_hour)
+            counted.labels(model.id).set(model.restarts_counted)
         await self._add_queue(now)
         return now
 

@@ -5,8 +5,9 @@ is what is younger than an hour and than the last reset. Times are seconds since
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from app.store.database import Database, reading, writing
 from app.store.tables import database_now, starts
@@ -29,11 +30,22 @@ class StartAnswer:
 
 @dataclass(frozen=True)
 class Restarts:
-    """What is known of a subject: unplanned starts within the last hour that count, and why the newest failed."""
+    """What is known of a subject. Ages are in seconds, as of the answer.
+
+    `last_hour`: its unplanned starts within the last hour; `counted`: those of them that draw on the budget, hence none
+    from before a reset and none that a line was to blame for. `refills_at`: the budget is spent until then.
+
+    The rest is about the starts of one deploy: why the newest that failed did, and how long ago that one began; how
+    long ago the newest of all began; and whether there were none but the planned ones.
+    """
 
     last_hour: int = 0
+    counted: int = 0
     refills_at: float | None = None
     failure: str | None = None
+    failed_start_age: float | None = None
+    newest_start_age: float | None = None
+    all_planned: bool = True
 
 
 class StartVerbs(Database):
@@ -68,24 +80,36 @@ class StartVerbs(Database):
         connection.execute(update(starts).where(starts.c.starter == starter).values(failure=reason))
 
     @writing
-    def reset_restarts(self, connection: Connection, subject: str) -> None:
-        """Whatever was counted counts no longer: a person has looked."""
-        self._note(connection, subject, "reset")
+    def reset_restarts(self, connection: Connection, subject: str) -> bool:
+        """Whatever was counted counts no longer: a person has looked. False: nothing counted, so nothing was done."""
+        _, _, used = self._last_hour(connection, subject)
+        if used:
+            self._note(connection, subject, "reset")
+        return used > 0
 
     @reading
-    def restarts(self, connection: Connection, subject: str, budget: int) -> Restarts:
+    def restarts(self, connection: Connection, subject: str, budget: int, deploy: str | None = None) -> Restarts:
+        """`deploy`: the one whose starts are told of; None: whichever they are of."""
         now, unplanned, used = self._last_hour(connection, subject)
-        newest = connection.execute(
-            select(starts.c.failure)
-            .where(starts.c.subject == subject, starts.c.starter.is_not(None))
-            .order_by(starts.c.seq.desc())
-            .limit(1)
-        ).first()
+        in_hour = (starts.c.subject == subject, starts.c.kind == "unplanned", starts.c.at > now - HOUR)
+        of_deploy = [starts.c.subject == subject, starts.c.starter.is_not(None)]
+        if deploy is not None:
+            of_deploy.append(starts.c.deploy == deploy)
+        newest = self._newest(connection, *of_deploy)
+        failed = self._newest(connection, *of_deploy, starts.c.failure.is_not(None))
         return Restarts(
-            last_hour=used,
+            last_hour=int(connection.scalar(select(func.count()).where(*in_hour)) or 0),
+            counted=used,
             refills_at=_refills_at(now, unplanned, used, budget) if used >= budget else None,
-            failure=newest.failure if newest is not None else None,
+            failure=failed.failure if failed else None,
+            failed_start_age=now - failed.at if failed else None,
+            newest_start_age=now - newest.at if newest else None,
+            all_planned=self._newest(connection, *of_deploy, starts.c.kind != "planned") is None,
         )
+
+    def _newest(self, connection: Connection, *conditions: ColumnElement[bool]) -> Row[Any, Any] | None:
+        newest = select(starts.c.at, starts.c.failure).where(*conditions).order_by(starts.c.seq.desc()).limit(1)
+        return connection.execute(newest).first()
 
     @writing
     def forget_starts(self, connection: Connection, age_seconds: float) -> None:

@@ -1,7 +1,6 @@
 """What `batchyard serve` serves and where: a Serve config with the environment on top."""
 
 import importlib
-import ipaddress
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import yaml
 
 from app.errors import SettingsError
 from app.settings import Settings
+from deployments.open_door import refuse_public_host
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,7 @@ class LocalConfig:
 
 def refuse_open_door(config: LocalConfig, settings: Settings) -> None:
     """Raises SettingsError."""
-    try:
-        loopback = config.host == "localhost" or ipaddress.ip_address(config.host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback and not settings.api_keys:
-        raise SettingsError(
-            f"BATCHYARD_HOST is {config.host}, which others can reach, and there are no API keys. "
-            "Set BATCHYARD_API_KEYS (comma-separated), or serve on 127.0.0.1"
-        )
+    refuse_public_host(config.host, "BATCHYARD_HOST", settings)
 
 
 def refuse_taken_port(config: LocalConfig) -> None:

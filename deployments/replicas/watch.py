@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from app.health import ModelHealth
 from app.settings import ModelSettings
 from app.store import Restarts
+from deployments.placement import Finding
 from deployments.replicas.board import board
 
 log = structlog.get_logger()
@@ -53,12 +54,13 @@ class _Model:
     alive: dict[str, _Replica] = field(default_factory=dict)
     watches: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     last_healthy: float | None = None
+    last_complete: float | None = None
 
 
 class ReplicaWatch:
     """Watches the replicas of all models from this process. `clock` is monotonic, in seconds.
 
-    `restarts`, `reason`: what else is known of a model. `lost` is told the model, the replica and why.
+    `restarts`, `finding`: what else is known of a model. `lost` is told the model, the replica and why.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class ReplicaWatch:
         handles: Mapping[str, DeploymentHandle],
         restarts: Callable[[str], Restarts] = lambda model: Restarts(),
         budget: int = 0,
-        reason: Callable[[str], str | None] = lambda model: None,
+        finding: Callable[[str], Finding] = lambda model: Finding(),
         lost: Callable[[str, str, str], object] = lambda model, replica, reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,7 +78,7 @@ class ReplicaWatch:
         }
         self._restarts = restarts
         self._budget = budget
-        self._reason = reason
+        self._finding = finding
         self._tell_loss = lost
         self._clock = clock
         self._changed = asyncio.Event()
@@ -127,19 +129,33 @@ class ReplicaWatch:
             return None
         # One that is taken out of service stands in for its successor, which is on the board before its first beat is.
         healthy, now = len(self.replicas(model_id)) or len(self._beating(model)), self._clock()
-        if healthy:
-            model.last_healthy = now
+        self._note(model, healthy)
         restarts = self._restarts(model_id)
+        reason = self._why_missing(model, restarts) if healthy < model.settings.replicas else None
         return ModelHealth(
             id=model_id,
             healthy=healthy,
             target=model.settings.replicas,
             last_healthy_seconds_ago=None if model.last_healthy is None else round(now - model.last_healthy, 1),
             restarts_last_hour=restarts.last_hour,
-            reason=(restarts.failure or self._reason(model_id)) if healthy < model.settings.replicas else None,
+            restarts_counted=restarts.counted,
+            reason=reason,
             restart_budget=self._budget,
             restarts_refill_at=restarts.refills_at,
+            starting=_first_start(model, restarts) if reason is None else None,
+            replicas_reason=model.settings.replicas_reason,
         )
+
+    def _why_missing(self, model: _Model, restarts: Restarts) -> str | None:
+        """One reason: what no start can mend, else why the newest one failed, else Serve's words.
+
+        A failure from before all replicas were healthy is over.
+        """
+        failure, age = restarts.failure, restarts.failed_start_age
+        if age is not None and model.last_complete is not None and age > self._clock() - model.last_complete:
+            failure = None
+        finding = self._finding(model.settings.id)
+        return finding.shortage or failure or finding.trouble
 
     def models(self) -> list[ModelHealth]:
         return [health for model_id in self._models if (health := self.model(model_id)) is not None]
@@ -195,18 +211,33 @@ class ReplicaWatch:
             await asyncio.sleep(REWATCH_SECONDS)
 
     def _beat(self, model: _Model, name: str, max_num_seqs: int) -> None:
-        now = self._clock()
         if name not in model.alive:
             log.info("replica healthy", model=model.settings.id, replica=name)
-        model.alive[name] = _Replica(max_num_seqs, now)
-        model.last_healthy = now
+        model.alive[name] = _Replica(max_num_seqs, self._clock())
+        self._note(model, len(self._beating(model)))
         self._beaten.set()
+
+    def _note(self, model: _Model, healthy: int) -> None:
+        now = self._clock()
+        if healthy:
+            model.last_healthy = now
+        if healthy >= model.settings.replicas:
+            model.last_complete = now
 
     def _lost(self, model: _Model, name: str, error: Exception) -> None:
         if model.alive.pop(name, None) is not None:
             reason = one_line(error)
             log.warning("replica lost", model=model.settings.id, replica=name, reason=reason)
             self._tell_loss(model.settings.id, name, reason)
+
+
+def _first_start(model: _Model, restarts: Restarts) -> str | None:
+    """What a model is at that has not been healthy in this deploy and none of whose starts has ended; else None."""
+    if model.last_healthy is not None or restarts.failure is not None or not restarts.all_planned:
+        return None
+    if (age := restarts.newest_start_age) is None:
+        return "starting its process"
+    return f"loading the model for {age:.0f} s" if age <= model.settings.start_seconds else None
 
 
 def one_line(error: BaseException) -> str:

@@ -20,8 +20,8 @@ import httpx
 import psutil
 from openai import AsyncOpenAI, OpenAIError
 
+from app.cpu_dtype import fast_dtype
 from benchmarks.run_batch import LOG_START, MODEL_FOLDER, ONE_ENGINE, run_batch_command
-from deployments.cpu_dtype import fast_dtype
 from tests.acceptance.lines import chats
 from tests.acceptance.server import free_port, title_of
 from tests.chaos.report import Row

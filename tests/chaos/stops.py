@@ -46,7 +46,7 @@ def raylet(yards: Yards) -> Row:
 
 def long_prompts(yards: Yards) -> Row:
     """Not a hang: the longest prompts that a real model takes, as many at once as it runs. Nothing may be replaced."""
-    server = yards.running(BATCHYARD_CONFIG="local.yaml")
+    server = yards.running(BATCHYARD_CONFIG="local.yaml", BATCHYARD_REPLICAS="1")
     before = server.part("core")
     prompt = "river " * LONG_PROMPT_WORDS
     lines = [chat(each, prompt, model=REAL_MODEL, max_tokens=4) for each in custom_ids(LONG_PROMPTS)]

@@ -34,11 +34,11 @@ async def test_a_death_of_suspects_alone_draws_on_the_batch_and_not_on_the_model
     await running_batch(store)
     for starter in "ab":
         await store.ask_to_start(MODEL, starter, deploy="d", planned=1, budget=BUDGET)
-    assert (await store.restarts(MODEL, BUDGET)).last_hour == 1
+    assert (await store.restarts(MODEL, BUDGET)).counted == 1
     await store.release(await a_claim(store), {0: 2, 1: 2})
     (claim,) = await store.claim_shards("dispatcher", LEASE, MODEL, 1, suspect=True)
     assert not await store.blame(claim, {0: 3, 1: 2}, 0, allowance=5)
-    assert (await store.restarts(MODEL, BUDGET)).last_hour == 0
+    assert (await store.restarts(MODEL, BUDGET)).counted == 0
     assert (await the_batch(store)).engine_losses == 1
     (claim,) = await store.claim_shards("dispatcher", LEASE, MODEL, 1, suspect=True)
     assert claim.suspects == {0: 3, 1: 2}

@@ -28,18 +28,19 @@ async def post(client: httpx2.AsyncClient, file_id: str) -> httpx2.Response:
     ("known", "words"),
     [
         ({}, "not ready since this server started"),
+        ({"starting": "starting its process"}, "not ready since this server started, starting its process"),
         ({"reason": "No GPU is free."}, "not ready since this server started, No GPU is free"),
         ({"last_healthy_seconds_ago": 37.4}, "last healthy 37 s ago, restarting"),
         (
-            {"last_healthy_seconds_ago": 37.4, "restarts_last_hour": 2},
+            {"last_healthy_seconds_ago": 37.4, "restarts_last_hour": 5, "restarts_counted": 2},
             "last healthy 37 s ago, restarting, 2 of 10 restarts this hour",
         ),
         (
-            {"last_healthy_seconds_ago": 3.0, "restarts_last_hour": 1, "reason": "no such folder."},
+            {"last_healthy_seconds_ago": 3.0, "restarts_counted": 1, "reason": "no such folder."},
             "last healthy 3 s ago, no such folder, 1 of 10 restarts this hour",
         ),
         (
-            {"last_healthy_seconds_ago": 3.0, "restarts_last_hour": 10, "restarts_refill_at": 1_700_000_000.0},
+            {"last_healthy_seconds_ago": 3.0, "restarts_counted": 10, "restarts_refill_at": 1_700_000_000.0},
             "last healthy 3 s ago, restart_budget_spent: 10 restarts this hour and 10 are allowed, the next may be at "
             "22:13:20 UTC, or at once after `batchyard restarts reset good`",
         ),

@@ -47,7 +47,7 @@ async def test_the_process_lives_whatever_else_is_dead(
 
 
 async def test_health_tells_all(client: httpx2.AsyncClient, store: Store, health: FakeHealth) -> None:
-    health.set("good", 2, target=2, last_healthy_seconds_ago=0.0, restarts_last_hour=1)
+    health.set("good", 2, target=2, last_healthy_seconds_ago=0.0, restarts_last_hour=2, restarts_counted=1)
     await add_running_batch(store, lines=70)
     answer = await client.get("/health")
     assert answer.status_code == 200
@@ -77,12 +77,31 @@ async def test_health_tells_all(client: httpx2.AsyncClient, store: Store, health
         "healthy": 2,
         "target": 2,
         "last_healthy_seconds_ago": 0.0,
-        "restarts_last_hour": 1,
+        "replicas_reason": None,
+        "restarts_last_hour": 2,
+        "restarts_counted": 1,
         "restart_budget": 10,
         "restart_budget_spent": False,
         "restarts_refill_at": None,
         "reason": None,
+        "starting": None,
     }
+
+
+async def test_a_model_that_loads_for_the_first_time_is_starting_and_no_batch_can_run(
+    client: httpx2.AsyncClient, health: FakeHealth
+) -> None:
+    health.set("good", 0, starting="loading the model for 12 s")
+    health.set("other/model", 0, reason="no GPU")
+    answer = await client.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+    assert [(model["state"], model["starting"]) for model in answer.json()["models"]] == [
+        ("starting", "loading the model for 12 s"),
+        ("unhealthy", None),
+    ]
+    assert "not ready since this server started, loading the model for 12 s" in (await client.get("/readyz")).text
+    health.set("other/model", 1)
+    assert (await client.get("/health")).json()["status"] == "degraded"
 
 
 @pytest.mark.parametrize(("budget", "refills_at"), [(3, 1_800_000_000.0), (0, None)])

@@ -53,7 +53,7 @@ async def test_queue_and_replicas_are_as_they_are_at_the_scrape(
     file = await upload()
     body = {"input_file_id": file["id"], "endpoint": "/v1/completions", "completion_window": "24h"}
     await client.post("/v1/batches", json=body)
-    health.set("good", 1, target=2, restarts_last_hour=3)
+    health.set("good", 1, target=2, restarts_last_hour=3, restarts_counted=2)
     metrics = await scraped(client)
     assert metrics[sample("batches", status="validating")] == 1
     assert metrics[sample("batches", status="completed")] == 0
@@ -62,6 +62,7 @@ async def test_queue_and_replicas_are_as_they_are_at_the_scrape(
     assert metrics[sample("replicas_healthy", model="good")] == 1
     assert metrics[sample("replicas_target", model="good")] == 2
     assert metrics[sample("model_restarts_last_hour", model="good")] == 3
+    assert metrics[sample("model_restarts_counted", model="good")] == 2
 
 
 async def test_a_scrape_outlives_the_database(

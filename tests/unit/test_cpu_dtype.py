@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.cpu_dtype import _flags, dtype_for
+from app.cpu_dtype import _flags, dtype_for
 
 X86 = """processor\t: 0
 model name\t: AMD EPYC

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.cpu_replicas import Machine
 from app.settings import Settings
 
 
@@ -16,12 +17,13 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         warnings.simplefilter("ignore")
         import deployments.engines
 
-    monkeypatch.setattr(deployments.engines.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(deployments.engines.Machine, "here", lambda: Machine(8, 2**40))
     return deployments.engines
 
 
 def settings(*models: dict[str, Any]) -> Settings:
-    named = [{"id": f"m{number}", "source": "x", "device": "cpu", **model} for number, model in enumerate(models)]
+    model = {"source": "x", "device": "cpu", "replicas": 1}
+    named = [{"id": f"m{number}", **model, **each} for number, each in enumerate(models)]
     return Settings.load({"models": named}, environ={})
 
 

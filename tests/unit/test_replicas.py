@@ -9,8 +9,11 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from app.errors import EngineLost, ReplicaGone
+from app.health import ModelHealth
 from app.settings import ModelSettings
+from app.store import Restarts
 from deployments.messages import Heartbeat
+from deployments.placement import Finding
 from deployments.replicas import watch as watch_module
 from deployments.replicas.board import board
 from deployments.replicas.engines import RayEngines
@@ -87,9 +90,13 @@ class Scene:
         settings = ModelSettings(id="tiny", source="x", hang_seconds=hang_seconds)
         self.lost: list[str] = []
         self.reason = ""
+        self.restarts = Restarts()
+        self.finding = Finding()
         self.watch = ReplicaWatch(
             [settings],
             {"tiny": self.handle},
+            restarts=lambda model: self.restarts,
+            finding=lambda model: self.finding,
             lost=self._note_loss,
             clock=lambda: self.now,
         )
@@ -102,6 +109,12 @@ class Scene:
         await until(lambda: name in self.handle.streams)
         self.handle.last(name).items.put_nowait(Heartbeat(8))
         await until(lambda: name in self.watch.replicas("tiny"))
+
+    @property
+    def health(self) -> ModelHealth:
+        found = self.watch.model("tiny")
+        assert found is not None
+        return found
 
     @property
     def healthy(self) -> set[str]:
@@ -220,6 +233,62 @@ async def test_a_silent_replica_is_healthy_for_as_long_as_its_core_may_take(
     async with running(Scene(hang_seconds), "a") as scene:
         scene.now += silent
         assert bool(scene.healthy) is healthy
+
+
+def test_of_all_that_is_known_one_reason_is_told_the_newest_cause() -> None:
+    scene = Scene()
+    scene.finding = Finding(trouble="its replicas do not start: KeyError")
+    assert scene.health.reason == "its replicas do not start: KeyError"
+    scene.restarts = Restarts(failure="the folder of model tiny is not there: /x", failed_start_age=3)
+    assert scene.health.reason == "the folder of model tiny is not there: /x"
+    scene.finding = Finding(shortage="it needs 1 GPU", trouble="its replicas do not start: KeyError")
+    assert scene.health.reason == "it needs 1 GPU"
+
+
+async def test_a_failure_from_before_the_model_was_healthy_is_no_reason() -> None:
+    async with running(Scene(), "a") as scene:
+        scene.restarts = Restarts(failure="no memory", failed_start_age=30)
+        scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
+        await until(lambda: scene.losses == 1)
+        scene.now += 10
+        assert scene.health.reason is None
+        scene.restarts = Restarts(failure="no memory", failed_start_age=8)
+        assert scene.health.reason == "no memory"
+
+
+def test_a_model_that_loads_for_the_first_time_is_starting() -> None:
+    scene = Scene()
+    assert (scene.health.state, scene.health.starting) == ("starting", "starting its process")
+    scene.restarts = Restarts(newest_start_age=12.4)
+    assert (scene.health.state, scene.health.starting) == ("starting", "loading the model for 12 s")
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Restarts(newest_start_age=3, failure="no memory", failed_start_age=9),
+        Restarts(newest_start_age=3, all_planned=False),
+        Restarts(newest_start_age=1801),
+    ],
+    ids=["a start failed", "this is not the first start", "it is over start_seconds"],
+)
+def test_a_model_whose_first_start_has_ended_is_unhealthy(known: Restarts) -> None:
+    scene = Scene()
+    scene.restarts = known
+    assert (scene.health.state, scene.health.starting) == ("unhealthy", None)
+
+
+def test_a_model_that_lacks_something_is_not_starting() -> None:
+    scene = Scene()
+    scene.finding = Finding(shortage="it needs 1 GPU")
+    assert (scene.health.state, scene.health.starting) == ("unhealthy", None)
+
+
+async def test_a_model_that_was_healthy_is_not_starting() -> None:
+    async with running(Scene(), "a") as scene:
+        scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
+        await until(lambda: scene.losses == 1)
+        assert (scene.health.state, scene.health.starting) == ("unhealthy", None)
 
 
 @pytest.mark.parametrize(

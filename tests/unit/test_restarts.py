@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import StoreUnavailable
+from app.errors import FolderGone, StoreUnavailable
 from app.store import Restarts, Store
 from deployments import restarts
 from deployments.restarts import Brakes, RestartWatch
@@ -75,6 +75,32 @@ async def test_a_note_that_cannot_be_written_does_not_replace_the_error(
             raise FileNotFoundError("models/nowhere: no such folder")
 
 
+async def test_a_folder_that_is_gone_is_named_before_vllm_takes_it_for_a_hubs_name(
+    brakes: Brakes, tmp_path: Path
+) -> None:
+    there, gone = str(tmp_path), f"{tmp_path}/models/tiny"
+    needy = replace(brakes, folders={"the folder of adapter polite": there, "the folder of model tiny": gone})
+    with pytest.raises(FolderGone):
+        async with needy.start("planned"):
+            raise AssertionError("nothing loads")
+    found = await asyncio.to_thread(known, brakes)
+    assert found.failure == f"the folder of model tiny is not there: {gone}"
+
+
+async def test_a_folder_that_goes_while_the_model_loads_is_named_before_vllms_words(
+    brakes: Brakes, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    words = "Repo id must be in the form 'repo_name' or 'namespace/repo_name'"
+    with pytest.raises(RuntimeError):
+        async with replace(brakes, folders={"the folder of model tiny": str(folder)}).start("planned"):
+            folder.rmdir()
+            raise RuntimeError(words)
+    found = await asyncio.to_thread(known, brakes)
+    assert found.failure == f"the folder of model tiny is not there: {folder} (RuntimeError: {words})"
+
+
 def test_a_start_that_hangs_is_ended_and_says_so(brakes: Brakes) -> None:
     """In a process of its own, whose event loop is held up, as vLLM's start does."""
     hanging = replace(brakes, start_seconds=0.2)
@@ -104,12 +130,26 @@ async def test_a_ledger_that_is_locked_is_waited_for(brakes: Brakes, monkeypatch
 
 async def test_what_is_shown_follows_the_ledger(brakes: Brakes) -> None:
     store = Store.open(brakes.database_url, lambda: int(time.time()))
-    watch = RestartWatch(store, ["tiny"], budget=1)
+    watch = RestartWatch(store, ["tiny"], budget=1, deploy="d")
     assert watch.restarts("tiny") == Restarts()
     task = asyncio.create_task(watch.run())
     for replica in ("planned", "unplanned"):
         await start(brakes, replica)
     await until(lambda: watch.restarts("tiny").refills_at is not None)
-    assert watch.restarts("tiny").last_hour == 1
+    assert watch.restarts("tiny").counted == 1
     task.cancel()
+    store.close()
+
+
+async def test_ages_go_on_between_two_looks_into_the_ledger(brakes: Brakes) -> None:
+    now = 100.0
+    store = Store.open(brakes.database_url, lambda: int(time.time()))
+    watch = RestartWatch(store, ["tiny"], budget=1, deploy="d", clock=lambda: now)
+    await start(brakes, "planned")
+    task = asyncio.create_task(watch.run())
+    await until(lambda: watch.restarts("tiny").newest_start_age is not None)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    now = 130.0
+    assert watch.restarts("tiny").newest_start_age == pytest.approx(30, abs=5)
     store.close()

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from app.cpu_replicas import Machine
 from app.errors import SettingsError
 from app.settings import DispatchSettings, Limits, ModelSettings, Retention, Settings
 
@@ -47,6 +48,16 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_hubs_name_stays_as_it_is() -> None:
     assert load(models=[{"id": "tiny", "source": "Qwen/Qwen3-0.6B"}]).models[0].source == "Qwen/Qwen3-0.6B"
+
+
+@pytest.mark.parametrize("source", ["/gone/model", "./gone", "../gone", "~/gone", "models/gone"])
+def test_a_folder_that_is_gone_is_no_hubs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    (tmp_path / "here/models").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = load(models=[{"id": "tiny", "source": source, "adapters": {"polite": source, "hub": "some/one"}}]).models[0]
+    assert Path(model.source).is_absolute() and model.source.endswith(source.lstrip("./~"))
+    assert model.folders == {"the folder of model tiny": model.source, "the folder of adapter polite": model.source}
 
 
 def test_a_folder_with_a_space_is_a_url_that_can_be_opened(tmp_path: Path) -> None:
@@ -97,6 +108,8 @@ def test_engine_arguments_are_passed_on_unchecked() -> None:
         ({"models": [{"id": "tiny"}]}, "models.0.source"),
         ({"models": [{**MODEL, "id": ""}]}, "models.0.id"),
         ({"models": [{**MODEL, "replicas": 0}]}, "models.0.replicas"),
+        ({"models": [{**MODEL, "replicas": "many"}]}, "models.0.replicas"),
+        ({"models": [{**MODEL, "engine": {"tensor_parallel_size": "two"}}]}, "models.0"),
         ({"models": [{**MODEL, "device": "tpu"}]}, "models.0.device"),
         ({"models": [{**MODEL, "adapters": {"": "x"}}]}, "models.0.adapters..[key]"),
         ({"models": ["tiny"]}, "models.0"),
@@ -180,6 +193,56 @@ def test_another_database_than_sqlite_is_refused_in_words(url: str) -> None:
 @pytest.mark.parametrize("url", ["sqlite:", "sqlite://", "sqlite:///:memory:", "sqlite:///ledger.db"])
 def test_a_database_that_each_process_would_find_elsewhere_is_refused(url: str) -> None:
     assert f"database: '{url}' names no file that all processes share; give its full path" in refusal(database=url)
+
+
+# Replicas that nobody set
+
+
+def replicas(*models: dict[str, Any], cores: int = 8, environ: dict[str, str] | None = None) -> list[int]:
+    engine = {"source": "models/tiny", "device": "cpu", "env": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
+    named = [{"id": f"m{number}", **engine, **model} for number, model in enumerate(models)]
+    settings = Settings.load({"models": named}, environ or {}, Machine(cores, 2**40))
+    assert [model.replicas_reason is not None for model in settings.models] == [
+        model.get("device") != "gpu" and model.get("replicas", "auto") == "auto" and not environ for model in models
+    ]
+    return [model.replicas for model in settings.models]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models/tiny").mkdir(parents=True)
+    (tmp_path / "models/tiny/model.safetensors").write_bytes(b"1234")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_on_cpus_there_is_an_engine_a_core_unless_somebody_says_otherwise() -> None:
+    assert replicas({}) == [8]
+    assert replicas({"replicas": "auto"}) == [8]
+    assert replicas({"replicas": 3}) == [3]
+    assert replicas({}, environ={"BATCHYARD_REPLICAS": "1"}) == [1]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_models_on_cpus_share_the_cores() -> None:
+    assert replicas({}, {}) == [4, 4]
+    assert replicas({}, {"replicas": 3}, {"replicas": 1}) == [4, 3, 1]
+    assert replicas({}, {"device": "gpu"}, cores=2) == [2, 1]
+    assert replicas({}, {}, {}, cores=2) == [1, 1, 1]
+    assert replicas({"engine": {"tensor_parallel_size": 2}}) == [4]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_environment_can_ask_for_auto() -> None:
+    model = {"id": "m", "source": "models/tiny", "device": "cpu", "replicas": 1}
+    model["env"] = {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    settings = Settings.load({"models": [model]}, {"BATCHYARD_REPLICAS": "auto"}, Machine(8, 2**40))
+    assert settings.models[0].replicas == 8
+
+
+def test_on_a_gpu_auto_is_one() -> None:
+    assert load(models=[{**MODEL, "replicas": "auto"}]).models[0].replicas == 1
+    assert load().models[0].replicas_reason is None
 
 
 # The environment

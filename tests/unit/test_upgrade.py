@@ -129,3 +129,13 @@ def test_serves_proxy_lets_proxy_py_and_http1_py_choose_its_http() -> None:
     assert SERVE_HTTP_REQUEST_ID_HEADER == NAME
     own = {SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER, SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER}
     assert {name.decode() for name in SERVES_OWN} == own
+
+
+def test_serves_client_knows_the_host_that_http_address_py_asks_for() -> None:
+    from ray.serve import context
+    from ray.serve._private.client import ServeControllerClient
+    from ray.serve.config import HTTPOptions
+
+    assert "raise_if_no_controller_running" in inspect.signature(context._get_global_client).parameters
+    assert isinstance(inspect.getattr_static(ServeControllerClient, "http_config"), property)
+    assert "host" in HTTPOptions.model_fields
