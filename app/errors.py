@@ -30,8 +30,9 @@ class ObjectCutShort(ObjectMissing):
 
 
 class EngineLost(BatchyardError):
-    """The engine replica died, hung or was taken away while lines were in it. Nothing is known of those lines."""
+    """The engine replica died or hung with lines in it, and nothing but its lines is known to explain that."""
 
 
 class ReplicaGone(EngineLost):
-    """The replica was gone before the lines reached it: they have no part in its end."""
+    """The replica was lost and the lines have no part in it: they never reached the engine, or something else is known
+    to have ended it, such as the end of its node. Nothing is known of those lines."""

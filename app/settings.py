@@ -83,6 +83,14 @@ class ModelSettings(_Frozen):
         description="A core answers between two steps. One that works without an answer is slow for this long, then it "
         "hangs as well. Over 35 s were seen (100 prompts in bfloat16 on one core without instructions for it).",
     )
+    line_seconds: float = Field(
+        default=7200.0,
+        gt=0,
+        description="Longest time that a line of a batch may take in the engine, from when it starts there. Then it is "
+        "aborted, tried once more with the engine to itself, and fails with request_timeout if that takes as long. "
+        "A full engine on a CPU may make one token a second for each line: two hours let it have 7,200, and two tries "
+        "end well within a batch's 24 hours.",
+    )
     start_seconds: float = Field(
         default=1800.0,
         ge=10,
@@ -186,8 +194,8 @@ class DispatchSettings(_Frozen):
     engine_losses: int = Field(
         default=24,
         ge=1,
-        description="A batch's allowance of engines that its suspect lines may kill before it is paused. A line that "
-        "kills is found after 4 or 5.",
+        description="A batch's allowance of engines that its suspect lines may kill before it is paused. It takes 3 or "
+        "4 to find a line that kills, after two that count for nobody.",
     )
     dispatchers: int = Field(default=1, ge=1, description="Dispatcher replicas; leases keep them apart.")
     drain_seconds: float = Field(

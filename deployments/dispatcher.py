@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from uuid import uuid4
 
+import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -17,6 +18,7 @@ from app.settings import Settings
 from app.store import Store
 from app.telemetry import alert, start_telemetry
 from deployments.replicas.engines import RayEngines
+from deployments.replicas.losses import Losses, node_lives
 from deployments.replicas.watch import ReplicaWatch
 from deployments.restarts import RestartWatch
 
@@ -34,7 +36,8 @@ class BatchDispatcher:
             settings.models, engines, restarts=restarts.restarts, budget=settings.restarts_per_hour, lost=_alert_of_loss
         )
         owner = f"dispatcher-{uuid4().hex}"
-        self._dispatcher = Dispatcher(store, objects, RayEngines(watch, engines), settings, owner)
+        losses = Losses(watch, node_lives, ray.get_runtime_context().get_node_id())
+        self._dispatcher = Dispatcher(store, objects, RayEngines(watch, engines, losses), settings, owner)
         self._lifecycle = Lifecycle(store, objects, settings, owner)
         self._drain_seconds = settings.dispatch.drain_seconds
         self._tasks = [

@@ -19,11 +19,12 @@ from ray.serve.llm.deployment import LLMServer
 from vllm.logger import DEFAULT_LOGGING_CONFIG
 
 from app.api.envelope import envelope
-from app.batch.dispatch import Answer
+from app.batch.dispatch import Answer, TimedOut
 from app.errors import EngineLost, ReplicaGone
 from app.store import Usage
 from app.telemetry import alert, start_telemetry
 from deployments.core_errors import CoreErrors
+from deployments.line_clock import LineClock
 from deployments.messages import Heartbeat, HttpStart
 from deployments.occupancy import Occupancy
 from deployments.pulse import Pulse
@@ -34,6 +35,10 @@ COALESCE_SECONDS = 0.3
 
 COALESCE_ALONE_SECONDS = 0.03
 """The same for lines that have the engine alone: nothing else makes use of it while they wait."""
+
+ALONE_HEAD_START_SECONDS = 0.05
+"""Between the news that lines have the engine alone and their start: what they do may end this process at once, and the
+news must be out by then. It takes some milliseconds."""
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -46,7 +51,9 @@ Headers = list[tuple[bytes, bytes]]
 class BatchEngine(LLMServer):
     """One replica of a model. Placement, parallelism and vLLM's engine come from LLMServer."""
 
-    async def __init__(self, llm_config: Any, hang_seconds: float, step_seconds: float, brakes: Brakes) -> None:
+    async def __init__(
+        self, llm_config: Any, hang_seconds: float, step_seconds: float, line_seconds: float, brakes: Brakes
+    ) -> None:
         start_telemetry("engine")
         self._model = brakes.model
         self._hang_seconds = hang_seconds
@@ -55,6 +62,7 @@ class BatchEngine(LLMServer):
         self._core_errors = CoreErrors(DEFAULT_LOGGING_CONFIG)
         async with brakes.start(self._replica, explain=self._core_errors.explain):
             await self._start(llm_config)
+        self._clock = LineClock(self._client.vllm_config.scheduler_config.max_num_seqs, line_seconds)
         self._pulse = Pulse(step_seconds)
         self._monitors = [asyncio.create_task(self._ask_core()), asyncio.create_task(self._look_at_core())]
 
@@ -106,30 +114,33 @@ class BatchEngine(LLMServer):
 
     async def answer_lines(
         self, endpoint: str, bodies: Sequence[bytes], alone: bool, replica: str
-    ) -> AsyncIterator[list[Answer]]:
+    ) -> AsyncIterator[list[Answer | TimedOut]]:
         """Answers each body once, in any order, several at a time. Raises EngineLost when vLLM's core is gone.
 
         First comes an empty list: from then on the lines are in the engine, `alone` if so asked. Closing the stream
-        aborts in vLLM what is not answered yet.
+        aborts in vLLM what is not answered yet. Raises ReplicaGone when the lines never were in this engine.
         """
         self._must_be(replica)
         coalesce = COALESCE_ALONE_SECONDS if alone else COALESCE_SECONDS
         async with self._occupancy.enter(alone=alone):
-            self._raise_if_dead(None)  # it died while the lines waited to enter: they have no part in it
+            if self._client.errored:
+                raise ReplicaGone(f"vLLM's core died while the lines waited to enter: {self._death()}")
             yield []
+            if alone:
+                await asyncio.sleep(ALONE_HEAD_START_SECONDS)
             async with contextlib.aclosing(self._answer_each(endpoint, bodies, coalesce)) as parts:
                 async for part in parts:
                     yield part
 
     async def _answer_each(
         self, endpoint: str, bodies: Sequence[bytes], coalesce_seconds: float
-    ) -> AsyncGenerator[list[Answer], None]:
-        answers: asyncio.Queue[Answer | BaseException] = asyncio.Queue()
+    ) -> AsyncGenerator[list[Answer | TimedOut], None]:
+        answers: asyncio.Queue[Answer | TimedOut | Exception] = asyncio.Queue()
 
         async def answer(position: int, body: bytes) -> None:
             try:
-                answers.put_nowait(await self._answer(position, endpoint, body))
-            except EngineLost as error:
+                answers.put_nowait(await self._answer_in_time(position, endpoint, body))
+            except Exception as error:  # noqa: BLE001  # raised by the stream: the caller waits for news of each line
                 answers.put_nowait(error)
 
         tasks = [asyncio.create_task(answer(position, body)) for position, body in enumerate(bodies)]
@@ -141,17 +152,35 @@ class BatchEngine(LLMServer):
                     await asyncio.sleep(coalesce_seconds)
                 while not answers.empty():
                     ready.append(answers.get_nowait())
-                good = [each for each in ready if isinstance(each, Answer)]
+                good = [each for each in ready if not isinstance(each, Exception)]
                 left -= len(good)
                 if good:
                     yield good
                 for each in ready:
-                    if isinstance(each, BaseException):
+                    if isinstance(each, Exception):
                         raise each
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer_in_time(self, position: int, endpoint: str, body: bytes) -> Answer | TimedOut:
+        """Whatever becomes of the line, it is answered, unless the caller cancels it. Raises EngineLost."""
+        try:
+            async with self._clock.limit():
+                try:
+                    return await self._answer(position, endpoint, body)
+                except asyncio.CancelledError:
+                    if _is_cancelled():
+                        raise
+                    return await self._answer(position, endpoint, body)  # once more: it was nothing that the line did
+        except TimeoutError:
+            return TimedOut(position)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            self._raise_if_dead(None)
+            return Answer(position, 500, _envelope(500, "vLLM cancelled this request, twice."), Usage())
 
     async def call(
         self, path: str, body: bytes, headers: list[tuple[str, str]]
@@ -204,8 +233,19 @@ class BatchEngine(LLMServer):
 
     def _raise_if_dead(self, cause: BaseException | None) -> None:
         if self._client.errored:
-            reason = self._core_errors.explain(str(self._client.dead_error))
-            raise EngineLost(f"vLLM's core is gone: {reason}") from cause
+            raise EngineLost(f"vLLM's core is gone: {self._death()}") from cause
+
+    def _death(self) -> str:
+        return self._core_errors.explain(str(self._client.dead_error))
+
+
+def _is_cancelled() -> bool:
+    """Whether a CancelledError that was caught is meant for this task.
+
+    Else it is somebody else's: what the task waited for was cancelled, by a request that shared it or a bug.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _is_folder(llm_config: Any) -> bool:

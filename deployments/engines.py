@@ -63,6 +63,7 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
             config,
             model.hang_seconds,
             model.step_seconds,
+            model.line_seconds,
             Brakes(
                 database_url=settings.database_url,
                 model=model.id,

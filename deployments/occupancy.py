@@ -1,4 +1,4 @@
-"""Who may be in an engine at once: many together, or one call alone, so that a death is only its doing."""
+"""Which calls may be in an engine at once: many together, or one alone, so that only it can be to blame for a death."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 
 class Occupancy:
-    """A call that waits to be alone goes before any later one that would share, or those could keep it out for ever."""
+    """A call that waits to be alone enters before all later calls that would share: they could keep it out for ever."""
 
     def __init__(self) -> None:
         self._sharing = 0

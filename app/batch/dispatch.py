@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,13 +17,16 @@ import structlog
 from app.batch.lines import Line, LineError, parse_line, requests_of
 from app.batch.output import answered_line, unanswered_line
 from app.batch.recorder import Recorder, Result
-from app.batch.suspects import after_death, groups, in_flight_at_a_death
+from app.batch.suspects import DEATHS_AMONG_OTHERS, Group, after_death, groups
 from app.errors import BatchyardError, EngineLost, ObjectMissing, ReplicaGone
 from app.objects import Objects
 from app.settings import Settings
 from app.store import ShardClaim, Store, Usage
 
 log = structlog.get_logger()
+
+ALONE_SECONDS = 30.0
+"""How long suspects may have a replica to themselves before lines that nobody suspects have a turn there."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ class Answer:
     usage: Usage
 
 
+@dataclass(frozen=True)
+class TimedOut:
+    """The line at this position took longer than the model's `line_seconds` and was aborted."""
+
+    position: int
+
+
 class Engines(Protocol):
     """The engine replicas, as the dispatcher needs them."""
 
@@ -45,11 +55,12 @@ class Engines(Protocol):
 
     def answers(
         self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
-    ) -> AsyncIterator[list[Answer]]:
-        """Answers as they come, in any order, each position once. Closing the iterator aborts the rest.
+    ) -> AsyncIterator[list[Answer | TimedOut]]:
+        """Answers as they come, in any order, each position once; first none, when the lines are in the engine.
 
-        `alone`: nothing else is in the engine meanwhile. Raises ReplicaGone when the engine was lost before the lines
-        were in it, else EngineLost; from then on the replica is not among `replicas` until it is known to work.
+        Closing the iterator aborts the rest. `alone`: nothing else is in the engine meanwhile. Raises ReplicaGone when
+        the replica was lost and the lines have no part in it, else EngineLost; from then on it is not among `replicas`
+        until it is known to work.
         """
         ...
 
@@ -62,18 +73,30 @@ class _RunningShard:
     replica: str
     todo: set[int]
     """Positions without an answer."""
-    group: list[int] = field(default_factory=list)
-    """Those of them that are in the engine alone, if it is a shard with suspects."""
+    slow: set[int]
+    """Positions that took too long once."""
+    group: Group = field(default_factory=lambda: Group((), alone=False))
+    """What was sent last, without what was aborted since."""
+    alone_since: float | None = None
+    """When the first group was that had the replica to itself; monotonic seconds."""
     requests: dict[int, Line] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
 
     @property
     def suspect(self) -> bool:
-        return bool(self.claim.suspects)
+        return bool(self.claim.suspects or self.claim.slow)
+
+    @property
+    def in_engine(self) -> set[int]:
+        """What was sent and neither answered nor aborted."""
+        return self.todo.intersection(self.group.positions)
+
+    def deaths(self) -> dict[int, int]:
+        """Of what is to do, each with the number of deaths that it was in."""
+        return {position: self.claim.suspects.get(position, 0) for position in self.todo}
 
     def suspects(self) -> dict[int, int]:
-        """Of what is to do, each with the number of deaths that it was in."""
-        return {position: self.claim.suspects.get(position, 1) for position in self.todo}
+        return {position: number for position, number in self.deaths().items() if number}
 
     def stop(self) -> None:
         if self.task is not None:
@@ -93,6 +116,7 @@ class Dispatcher:
         self._shards: dict[tuple[str, int, int], _RunningShard] = {}
         self._renewed = time.monotonic()
         self._looked_for_suspects: dict[str, float] = {}
+        self._next_without_suspects: set[str] = set()
         self._fault: BaseException | None = None
         self._draining = False
         self.room_made = asyncio.Event()
@@ -111,8 +135,9 @@ class Dispatcher:
         if time.monotonic() - self._renewed > self._settings.dispatch.lease_seconds / 2:
             await self.renew()  # the ledger was away, and would give our own shards to us once more
         started = 0
+        without_suspects, self._next_without_suspects = self._next_without_suspects, set()
         for model in self._settings.models:
-            started += await self._start_suspects(model.id)
+            started += await self._start_suspects(model.id, without_suspects)
             for replica, shards in self._shards_wanted(model.id).items():
                 for claim in await self._claim(model.id, shards):
                     self._start(claim, replica)
@@ -155,14 +180,14 @@ class Dispatcher:
     def _shards_wanted(self, model: str) -> Mapping[str, int]:
         """Shards to send to each replica: it gets as many lines again as it runs, so that no slot of it waits for us.
 
-        A replica whose slots are not all taken gets a shard in any case, also one larger than its slots; one that has
-        suspects gets none.
+        A replica whose slots are not all taken gets a shard in any case, also one larger than its slots; one that is
+        to run suspects alone gets none.
         """
         queued = self._queued()
-        reserved = {shard.replica for shard in self._shards.values() if shard.suspect}
+        alone = {shard.replica for shard in self._shards.values() if shard.group.alone}
         wanted = {}
         for replica, slots in self._engines.replicas(model).items():
-            if replica in reserved:
+            if replica in alone:
                 continue
             room = (2 * slots - queued[replica]) // self._settings.dispatch.shard_lines
             wanted[replica] = max(room, int(queued[replica] < slots))
@@ -175,19 +200,19 @@ class Dispatcher:
             queued[shard.replica] += len(shard.todo)
         return queued
 
-    async def _start_suspects(self, model: str) -> int:
-        """A shard with suspects goes to the replica that has least to do, one at a time: the others work on."""
+    async def _start_suspects(self, model: str, without: Collection[str]) -> int:
+        """One shard with suspects to each replica that has none and is not among `without`."""
         now, looked = time.monotonic(), self._looked_for_suspects.get(model, float("-inf"))
-        replicas = self._engines.replicas(model)
-        busy = any(shard.suspect and shard.claim.model == model for shard in self._shards.values())
-        if busy or not replicas or now - looked < self._settings.dispatch.poll_seconds:
+        taken = {shard.replica for shard in self._shards.values() if shard.suspect}.union(without)
+        free = sorted(set(self._engines.replicas(model)) - taken, key=self._queued().__getitem__)
+        if not free or now - looked < self._settings.dispatch.poll_seconds:
             return 0
-        for claim in await self._claim(model, 1, suspect=True):
-            queued = self._queued()
-            self._start(claim, min(replicas, key=queued.__getitem__))
-            return 1
-        self._looked_for_suspects[model] = now
-        return 0
+        claims = await self._claim(model, len(free), suspect=True)
+        for claim, replica in zip(claims, free, strict=False):
+            self._start(claim, replica)
+        if len(claims) < len(free):
+            self._looked_for_suspects[model] = now
+        return len(claims)
 
     async def _claim(self, model: str, shards: int, *, suspect: bool = False) -> Sequence[ShardClaim]:
         if shards < 1 or self._draining:
@@ -197,7 +222,7 @@ class Dispatcher:
         return await self._store.claim_shards(self._owner, lease, model, shards, suspect=suspect, running=running)
 
     def _start(self, claim: ShardClaim, replica: str) -> None:
-        shard = _RunningShard(claim, replica, todo=set(range(claim.count)) - claim.done)
+        shard = _RunningShard(claim, replica, todo=set(range(claim.count)) - claim.done, slow=set(claim.slow))
         self._shards[claim.key] = shard
         shard.task = asyncio.create_task(self._run_shard(shard), name=f"{claim.batch_id}/{claim.index}")
         shard.task.add_done_callback(self._note_fault)
@@ -210,13 +235,15 @@ class Dispatcher:
     async def _run_shard(self, shard: _RunningShard) -> None:
         """Ends with the shard complete in the recorder, or given back."""
         claim = shard.claim
-        died = False
+        died = went_well = False
         try:
             await self._get_answers(shard)
-            self._recorder.complete(claim)
-            self.shard_answered.set()
-            self.room_made.set()  # after a failure the next poll is soon enough
-            return
+            went_well = True
+            if not shard.todo:
+                self._recorder.complete(claim)
+                self.shard_answered.set()
+                self.room_made.set()
+                return
         except asyncio.CancelledError:
             log.info("shard stopped", batch=claim.batch_id, shard=claim.index, left=len(shard.todo))
         except EngineLost as error:
@@ -229,6 +256,8 @@ class Dispatcher:
         finally:
             del self._shards[claim.key]
         await self._give_back(shard, died)
+        if went_well:  # after a failure the next poll is soon enough
+            self.room_made.set()
 
     async def _get_answers(self, shard: _RunningShard) -> None:
         claim = shard.claim
@@ -239,24 +268,49 @@ class Dispatcher:
                 shard.requests[position] = parse_line(line)
             except LineError as error:  # valid when the batch was validated: the object was changed since
                 self._add(shard, [_changed_line(claim, position, error)])
-        if not shard.suspect:
-            await self._send(shard, list(shard.requests))
-            return
-        for group in groups(shard.suspects(), claim.count):
-            shard.group = group
+        if shard.suspect:
+            await self._send_in_groups(shard)
+        else:
+            await self._send(shard, Group(list(shard.requests), alone=False))
+
+    async def _send_in_groups(self, shard: _RunningShard) -> None:
+        """Returns when all are sent, or when others are to have a turn at the replica."""
+        deaths = {position: number for position, number in shard.deaths().items() if position in shard.requests}
+        for group in groups(deaths, shard.slow, shard.claim.count):
+            if shard.alone_since is not None and time.monotonic() - shard.alone_since > ALONE_SECONDS:
+                self._next_without_suspects.add(shard.replica)
+                return
             await self._send(shard, group)
 
-    async def _send(self, shard: _RunningShard, positions: Sequence[int]) -> None:
-        """Returns when each of these lines is answered."""
-        if not positions:
+    async def _send(self, shard: _RunningShard, group: Group) -> None:
+        """Returns when each of these lines is answered or has taken too long."""
+        shard.group = group
+        if not group.positions:
             return
-        claim, bodies = shard.claim, [shard.requests[position].body for position in positions]
-        async for answers in self._engines.answers(
-            claim.model, shard.replica, claim.endpoint, bodies, alone=shard.suspect
-        ):
-            self._add(shard, [_result(shard, positions[answer.position], answer) for answer in answers])
-        if unanswered := shard.todo.intersection(positions):
+        claim, bodies = shard.claim, [shard.requests[position].body for position in group.positions]
+        async for news in self._engines.answers(claim.model, shard.replica, claim.endpoint, bodies, alone=group.alone):
+            if group.alone and shard.alone_since is None:
+                shard.alone_since = time.monotonic()
+            answers = [each for each in news if isinstance(each, Answer)]
+            self._add(shard, [_result(shard, group.positions[answer.position], answer) for answer in answers])
+            if late := {group.positions[each.position] for each in news if isinstance(each, TimedOut)}:
+                await self._note_slow(shard, late)
+        if unanswered := shard.in_engine:
             raise EngineLost(f"the engine's stream ended with {len(unanswered)} lines unanswered")
+
+    async def _note_slow(self, shard: _RunningShard, late: set[int]) -> None:
+        """The first time others may have been the reason. By itself it was not."""
+        claim = shard.claim
+        if shard.group.alone and late <= shard.slow:
+            self._add(shard, [_unanswered(shard, position, "request_timeout") for position in late])
+            return
+        shard.slow |= late
+        shard.group = Group([each for each in shard.group.positions if each not in late], shard.group.alone)
+        log.warning("lines took too long", batch=claim.batch_id, shard=claim.index, lines=len(late))
+        try:
+            await self._store.note_slow(claim, shard.slow)
+        except BatchyardError as error:  # they are noted when the shard is given back, unless we die before
+            log.warning("slow lines not noted yet", batch=claim.batch_id, shard=claim.index, reason=str(error))
 
     def _add(self, shard: _RunningShard, results: Sequence[Result]) -> None:
         self._recorder.add(shard.claim, results)
@@ -275,35 +329,37 @@ class Dispatcher:
     async def _give_back(self, shard: _RunningShard, died: bool) -> None:
         """Makes durable what was answered, so that it is not run again, and frees the shard at once.
 
-        `died`: an engine did, with the unanswered lines in it.
+        `died`: an engine did, with the unanswered lines of the last group in it.
         """
         claim = shard.claim
+        shard.slow &= shard.todo
+        suspects, condemned = shard.suspects(), list[int]()
+        if died:
+            suspects, condemned = after_death(shard.deaths(), shard.in_engine, claim.count)
         try:
-            if not died:
-                await self._recorder.flush()
-                await self._store.release(claim)
-            elif not shard.suspect:
-                await self._recorder.flush()
-                await self._store.release(claim, in_flight_at_a_death(shard.todo))
+            self._recorder.add(claim, [_unanswered(shard, position, "engine_lost") for position in condemned])
+            await self._recorder.flush()
+            if died and shard.group.alone:
+                await self._blame(shard, suspects, len(condemned))
             else:
-                await self._blame(shard)
+                await self._store.release(claim, suspects, shard.slow)
         except BatchyardError as error:
             log.warning("shard not given back, its lease will run out", batch=claim.batch_id, reason=str(error))
+        if suspects or shard.slow:
+            self._looked_for_suspects.pop(claim.model, None)
 
-    async def _blame(self, shard: _RunningShard) -> None:
+    async def _blame(self, shard: _RunningShard, suspects: Mapping[int, int], condemned: int) -> None:
         """The engine died with nothing but the shard's group in it."""
         claim = shard.claim
-        suspects, condemned = after_death(shard.suspects(), shard.todo.intersection(shard.group), claim.count)
-        self._recorder.add(claim, [_condemned_line(shard, position) for position in condemned])
-        await self._recorder.flush()
         allowance = self._settings.dispatch.engine_losses
-        paused = await self._store.blame(claim, suspects, len(condemned), allowance)
+        excused = 1 + DEATHS_AMONG_OTHERS * condemned  # this death, and those before it that now have a culprit
+        paused = await self._store.blame(claim, suspects, shard.slow, excused=excused, allowance=allowance)
         log.warning(
             "engine killed by suspect lines",
             batch=claim.batch_id,
             shard=claim.index,
-            lines=len(shard.group),
-            condemned=len(condemned),
+            lines=len(shard.group.positions),
+            condemned=condemned,
         )
         if paused:
             log.error("batch paused: its lines killed too many engines", batch=claim.batch_id, allowance=allowance)
@@ -315,10 +371,16 @@ def _result(shard: _RunningShard, position: int, answer: Answer) -> Result:
     return Result(position, body, failed=answer.status >= 400, usage=answer.usage)
 
 
-def _condemned_line(shard: _RunningShard, position: int) -> Result:
-    message = "The engine died twice with nothing but this request in it."
+CONDEMNED = {
+    "engine_lost": "The engine died twice with nothing but this request in it.",
+    "request_timeout": "This request took longer than the model's line_seconds, also with the engine to itself.",
+}
+"""Why a line has no answer, by the code of its error."""
+
+
+def _unanswered(shard: _RunningShard, position: int, code: str) -> Result:
     claim, custom_id = shard.claim, shard.requests[position].custom_id
-    line = unanswered_line(claim.batch_id, claim.first_line + position, custom_id, "engine_lost", message)
+    line = unanswered_line(claim.batch_id, claim.first_line + position, custom_id, code, CONDEMNED[code])
     return Result(position, line, failed=True)
 
 

@@ -1,49 +1,66 @@
-"""Finds the line that kills engines, by running those that were in one when it died in ever smaller groups, alone.
+"""Finds the line that kills engines, by running those that were in one when it died in ever smaller groups.
 
-A first death blames nobody: its lines become suspects. From then on they run in groups with nothing else in the engine:
-first all of a shard (a quarter of what was in flight), so that a kill from outside, by far the commonest cause, costs
-little; after another death in sixteenths of it, and so on to a line by itself. Only a line that was by itself at two
-deaths is condemned. That takes five deaths for a shard of the default size and six for the largest, and no number of
-kills from outside that do not all strike the same line.
+A first death blames nobody: its lines become suspects. They run again one shard in a replica at a time, beside lines
+that nobody suspects, so that a kill from outside, by far the commonest cause, costs no more than the work that it lost.
+A shard that is in a second death runs in sixteenths of a shard from then on, each with nothing else in the engine, then
+line by line. Only a line that was by itself at two deaths is condemned. That takes five deaths for a shard of the
+default size and six for the largest, and no number of kills from outside that do not all strike the same line.
+
+A slow line took longer than the model's `line_seconds` beside others. It runs once more by itself, and is condemned if
+that takes too long as well: then the others are no excuse.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 
 PARTS = 16
+DEATHS_AMONG_OTHERS = 2
+"""As many tell nothing yet: other shards were in the engine as well."""
 DEATHS_ALONE = 2
 
 
-def in_flight_at_a_death(positions: Iterable[int]) -> dict[int, int]:
-    """The suspects after an engine died with these lines and others in it: position → deaths."""
-    return dict.fromkeys(positions, 1)
+@dataclass(frozen=True)
+class Group:
+    """Positions of a shard that are sent together. `alone`: with nothing else in the engine."""
+
+    positions: Sequence[int]
+    alone: bool
 
 
-def groups(suspects: Mapping[int, int], shard_lines: int) -> list[list[int]]:
-    """The suspects' positions in the groups in which they run now, those with the fewest deaths first."""
+def groups(deaths: Mapping[int, int], slow: Collection[int], shard_lines: int) -> list[Group]:
+    """The groups in which these positions run now: those with the fewest deaths first, slow lines last.
+
+    `deaths`: position → deaths of engines that it was in; all that is to run. `slow`: those that were too slow once.
+    """
+    quick = {position: number for position, number in deaths.items() if position not in slow}
     found = []
-    for deaths in sorted(set(suspects.values())):
-        alike = sorted(position for position, number in suspects.items() if number == deaths)
-        size = _group_size(deaths, shard_lines)
-        found += [alike[start : start + size] for start in range(0, len(alike), size)]
-    return found
+    if among_others := sorted(position for position, number in quick.items() if number < DEATHS_AMONG_OTHERS):
+        found.append(Group(among_others, alone=False))
+    for number in sorted(set(quick.values())):
+        if number >= DEATHS_AMONG_OTHERS:
+            alike = sorted(position for position in quick if quick[position] == number)
+            size = _group_size(number, shard_lines)
+            found += [Group(alike[start : start + size], alone=True) for start in range(0, len(alike), size)]
+    return found + [Group([position], alone=True) for position in sorted(deaths) if position in slow]
 
 
 def after_death(
-    suspects: Mapping[int, int], group: Iterable[int], shard_lines: int
+    deaths: Mapping[int, int], in_engine: Iterable[int], shard_lines: int
 ) -> tuple[dict[int, int], list[int]]:
-    """The suspects that are left when an engine died with just `group` in it, and the lines condemned by that."""
-    left = {**suspects, **{position: suspects[position] + 1 for position in group}}
-    condemned = [position for position in group if left[position] >= _deaths_of_the_guilty(shard_lines)]
-    return {position: deaths for position, deaths in left.items() if position not in condemned}, condemned
+    """The suspects after an engine died with these positions in it, and the lines condemned by that."""
+    left = {**deaths, **{position: deaths.get(position, 0) + 1 for position in in_engine}}
+    condemned = sorted(position for position, number in left.items() if number >= deaths_of_the_guilty(shard_lines))
+    return {position: number for position, number in left.items() if number and position not in condemned}, condemned
+
+
+def deaths_of_the_guilty(shard_lines: int) -> int:
+    """How many engines a line of such a shard kills before it is condemned."""
+    deaths = DEATHS_AMONG_OTHERS
+    while _group_size(deaths, shard_lines) > 1:
+        deaths += 1
+    return deaths + DEATHS_ALONE
 
 
 def _group_size(deaths: int, shard_lines: int) -> int:
     return ceil(shard_lines / int(PARTS ** (deaths - 1)))
-
-
-def _deaths_of_the_guilty(shard_lines: int) -> int:
-    deaths = 1
-    while _group_size(deaths, shard_lines) > 1:
-        deaths += 1
-    return deaths + DEATHS_ALONE

@@ -135,6 +135,8 @@ class ShardClaim:
     done: frozenset[int] = frozenset()
     suspects: Mapping[int, int] = field(default_factory=dict)
     """Lines that were in an engine when it died, each with the number of such deaths."""
+    slow: frozenset[int] = frozenset()
+    """Lines that took longer than the model's `line_seconds` among others."""
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -181,7 +183,13 @@ def batch_of(row: Mapping[Any, Any]) -> Batch:
     return Batch(**{name: row[name] for name in Batch.__dataclass_fields__})
 
 
+SLOW = "slow"
+"""The key of the slow lines in the column `suspects`, beside the positions."""
+
+
 def shard_claim_of(row: Mapping[Any, Any], model: str, done: frozenset[int]) -> ShardClaim:
+    suspects = dict(row["suspects"] or {})
+    slow = frozenset(suspects.pop(SLOW, ()))
     return ShardClaim(
         batch_id=row["batch_id"],
         index=row["index"],
@@ -194,7 +202,8 @@ def shard_claim_of(row: Mapping[Any, Any], model: str, done: frozenset[int]) -> 
         model=model,
         input_key=row["object_key"],
         done=done,
-        suspects={int(position): deaths for position, deaths in (row["suspects"] or {}).items()},
+        suspects={int(position): deaths for position, deaths in suspects.items()},
+        slow=slow,
     )
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, and_, insert, literal, or_, select, tuple_, u
 
 from app.store.database import reading, writing
 from app.store.garbage import GarbageVerbs
-from app.store.records import Segment, SegmentDraft, ShardClaim, ShardPlan, segment_of, shard_claim_of
+from app.store.records import SLOW, Segment, SegmentDraft, ShardClaim, ShardPlan, segment_of, shard_claim_of
 from app.store.tables import batches, database_now, files, segments, shards, starts
 
 
@@ -26,8 +26,8 @@ class ShardVerbs(GarbageVerbs):
     ) -> list[ShardClaim]:
         """Up to `limit` shards of the model's oldest batches that nobody runs, each with the positions already done.
 
-        `suspect`: those with suspect lines, else those without. `running`: the caller's own claims, which it must not
-        get again even if the clock says that their leases have run out.
+        `suspect`: those with suspect or slow lines, else those without. `running`: the caller's own claims, which it
+        must not get again even if the clock says that their leases have run out.
         """
         free = or_(
             shards.c.state == "pending", and_(shards.c.state == "running", shards.c.lease_until < database_now())
@@ -87,28 +87,50 @@ class ShardVerbs(GarbageVerbs):
         return held
 
     @writing
-    def release(self, connection: Connection, claim: ShardClaim, suspects: Mapping[int, int] | None = None) -> bool:
-        """Gives a shard back for anyone to take, with its suspect lines. Returns whether the claim still held."""
-        return self._release(connection, claim, claim.suspects if suspects is None else suspects)
+    def release(
+        self,
+        connection: Connection,
+        claim: ShardClaim,
+        suspects: Mapping[int, int] | None = None,
+        slow: Collection[int] | None = None,
+    ) -> bool:
+        """Gives a shard back for anyone to take, with its suspect and slow lines; None: those that the claim has.
+
+        Returns whether the claim still held.
+        """
+        return self._release(connection, claim, suspects, slow)
 
     @writing
     def blame(
-        self, connection: Connection, claim: ShardClaim, suspects: Mapping[int, int], condemned: int, allowance: int
+        self,
+        connection: Connection,
+        claim: ShardClaim,
+        suspects: Mapping[int, int],
+        slow: Collection[int] | None = None,
+        *,
+        excused: int,
+        allowance: int,
     ) -> bool:
         """An engine died with nothing but suspect lines of this claim in it, which is given back.
 
-        The death draws on the batch's allowance and not on the model's restarts; nor does, for each of the `condemned`
-        lines, the death by which it became suspect. Returns whether the allowance is spent now: the batch is paused.
+        The death draws on the batch's allowance and not on the model's restarts, of which `excused` are taken off.
+        Returns whether the allowance is spent now: the batch is paused.
         """
-        if not self._release(connection, claim, suspects):
+        if not self._release(connection, claim, suspects, slow):
             return False
-        excused = {"subject": claim.model, "kind": "excused", "at": database_now()}
-        for _ in range(1 + condemned):
-            connection.execute(insert(starts).values(**excused))
+        start = {"subject": claim.model, "kind": "excused", "at": database_now()}
+        for _ in range(excused):
+            connection.execute(insert(starts).values(**start))
         mine = batches.c.id == claim.batch_id
         connection.execute(update(batches).where(mine).values(engine_losses=batches.c.engine_losses + 1))
         spent = update(batches).where(mine, batches.c.engine_losses >= allowance, batches.c.paused_at.is_(None))
         return bool(connection.execute(spent.values(paused_at=self._now())).rowcount)
+
+    @writing
+    def note_slow(self, connection: Connection, claim: ShardClaim, slow: Collection[int]) -> bool:
+        """Keeps in mind the slow lines of a shard that runs on. Returns whether the claim still held."""
+        noted = update(shards).where(self._running(claim))
+        return bool(connection.execute(noted.values(suspects=_suspects_column(claim.suspects, slow))).rowcount)
 
     @writing
     def renew_shards(
@@ -140,10 +162,16 @@ class ShardVerbs(GarbageVerbs):
         query = select(segments).where(segments.c.batch_id == batch_id, segments.c.shard.between(first, last))
         return [segment_of(row) for row in connection.execute(query.order_by(segments.c.seq)).mappings()]
 
-    def _release(self, connection: Connection, claim: ShardClaim, suspects: Mapping[int, int]) -> bool:
+    def _release(
+        self,
+        connection: Connection,
+        claim: ShardClaim,
+        suspects: Mapping[int, int] | None,
+        slow: Collection[int] | None,
+    ) -> bool:
         back = update(shards).where(self._running(claim))
-        kept = {str(position): deaths for position, deaths in suspects.items()}
-        values = {"state": "pending", "owner": None, "lease_until": None, "suspects": kept or None}
+        kept = _suspects_column(claim.suspects if suspects is None else suspects, claim.slow if slow is None else slow)
+        values = {"state": "pending", "owner": None, "lease_until": None, "suspects": kept}
         return bool(connection.execute(back.values(**values)).rowcount)
 
     def _running(self, claim: ShardClaim) -> Any:
@@ -194,3 +222,11 @@ class ShardVerbs(GarbageVerbs):
                 reasoning_tokens=batches.c.reasoning_tokens + usage.reasoning_tokens,
             )
         )
+
+
+def _suspects_column(suspects: Mapping[int, int], slow: Collection[int]) -> dict[str, Any] | None:
+    """As `shard_claim_of` reads it."""
+    column: dict[str, Any] = {str(position): deaths for position, deaths in suspects.items()}
+    if slow:
+        column[SLOW] = sorted(slow)
+    return column or None

@@ -124,7 +124,8 @@ shards = Table(
     Column("owner", String(64)),
     Column("epoch", Integer, nullable=False, default=0),
     Column("lease_until", Float),
-    # Lines that were in an engine when it died, by position, each with the number of such deaths; null: none.
+    # Lines that were in an engine when it died, by position, each with the number of such deaths; and under "slow" the
+    # positions of those that took too long among others. null: none of either.
     Column("suspects", JSON(none_as_null=True)),
     CheckConstraint("state IN ('pending', 'running', 'done', 'closed')", name="state"),
     Index(None, "state", "batch_id", "index"),

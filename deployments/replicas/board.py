@@ -1,6 +1,6 @@
 """The replicas that run, as Serve's controller tells them to every router: each process has one board of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
@@ -12,6 +12,7 @@ class Board:
     def __init__(self) -> None:
         self._lock = Lock()
         self._running: dict[str, frozenset[str]] = {}
+        self._nodes: dict[str, Mapping[str, str]] = {}
         self._listeners: list[Callable[[], object]] = []
 
     def listen(self, listener: Callable[[], object]) -> None:
@@ -25,9 +26,14 @@ class Board:
     def running(self, deployment: str) -> frozenset[str]:
         return self._running.get(deployment, frozenset())
 
-    def write(self, deployment: str, replicas: frozenset[str]) -> None:
+    def node(self, deployment: str, replica: str) -> str | None:
+        """The id of the node on which it runs; None: not known, or it does not run."""
+        return self._nodes.get(deployment, {}).get(replica)
+
+    def write(self, deployment: str, replicas: frozenset[str], nodes: Mapping[str, str] | None = None) -> None:
         with self._lock:
             self._running[deployment] = replicas
+            self._nodes[deployment] = nodes or {}
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
@@ -61,5 +67,5 @@ class TrackingRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
     def _write_board(self) -> None:
         from deployments.replicas.board import board
 
-        running = frozenset(replica_id.unique_id for replica_id in self.curr_replicas)
-        board.write(self._deployment_id.name, running)
+        nodes = {replica_id.unique_id: replica.node_id for replica_id, replica in self.curr_replicas.items()}
+        board.write(self._deployment_id.name, frozenset(nodes), {name: node for name, node in nodes.items() if node})

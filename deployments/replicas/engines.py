@@ -5,24 +5,27 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from ray.serve.handle import DeploymentHandle
 
-from app.batch.dispatch import Answer
+from app.batch.dispatch import Answer, TimedOut
 from app.errors import EngineLost, ReplicaGone
-from deployments.replicas.watch import ReplicaWatch, one_line
+from deployments.replicas.losses import Losses
+from deployments.replicas.watch import ReplicaWatch, cause_of, one_line
 
 
 class RayEngines:
     """The engine replicas as the dispatcher uses them."""
 
-    def __init__(self, watch: ReplicaWatch, handles: Mapping[str, DeploymentHandle]) -> None:
+    def __init__(self, watch: ReplicaWatch, handles: Mapping[str, DeploymentHandle], losses: Losses) -> None:
         self._watch = watch
         self._handles = handles
+        self._losses = losses
 
     def replicas(self, model: str) -> dict[str, int]:
         return self._watch.replicas(model)
 
     async def answers(
         self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
-    ) -> AsyncIterator[list[Answer]]:
+    ) -> AsyncIterator[list[Answer | TimedOut]]:
+        node = self._watch.node(model, replica)
         stream = self._handles[model].options(stream=True).answer_lines.remote(endpoint, bodies, alone, replica=replica)
         entered = False
         try:
@@ -34,5 +37,11 @@ class RayEngines:
             raise
         except Exception as error:
             self._watch.suspend(model, replica)
-            lost = EngineLost if entered else ReplicaGone
-            raise lost(one_line(error)) from error
+            if isinstance(cause_of(error), ReplicaGone):
+                raise ReplicaGone(one_line(error)) from error
+            if alone and not entered:  # a replica says so before it lets such lines into its engine
+                raise ReplicaGone(f"lost while lines waited to be alone: {one_line(error)}") from error
+            # Lines that share the engine may have been in it, though nothing was heard: what they do can be so quick.
+            if explanation := await self._losses.explanation(model, replica, node, error):
+                raise ReplicaGone(f"{explanation}: {one_line(error)}") from error
+            raise EngineLost(one_line(error)) from error

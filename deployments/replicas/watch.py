@@ -53,6 +53,8 @@ class _Model:
     deployment: str
     alive: dict[str, _Replica] = field(default_factory=dict)
     watches: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    retired: set[str] = field(default_factory=set)
+    """Replicas that Serve took out of service on purpose."""
     last_healthy: float | None = None
     last_complete: float | None = None
 
@@ -174,6 +176,22 @@ class ReplicaWatch:
         if (found := self._models[model_id].alive.get(replica)) is not None:
             found.suspended = True
 
+    def runs(self, model_id: str, replica: str) -> bool:
+        """Serve's controller lists it, and no call of this process found it dead."""
+        return replica in board.running(self._models[model_id].deployment)
+
+    def retired(self, model_id: str, replica: str) -> bool:
+        """Serve took it out of service on purpose, as in a redeploy: it had left the board before its stream broke."""
+        return replica in self._models[model_id].retired
+
+    def last_beat(self, model_id: str, replica: str) -> float:
+        """When it beat last, by the clock; minus infinity: its stream is broken."""
+        found = self._models[model_id].alive.get(replica)
+        return float("-inf") if found is None else found.last_beat
+
+    def node(self, model_id: str, replica: str) -> str | None:
+        return board.node(self._models[model_id].deployment, replica)
+
     async def _first_call(self, model: _Model) -> None:
         """A handle has a router, and the board its writer, only from its first call; what that answers is not asked."""
         await asyncio.gather(model.handle.check_health.remote(), return_exceptions=True)
@@ -183,13 +201,17 @@ class ReplicaWatch:
         for name in running - set(model.watches):
             model.watches[name] = asyncio.create_task(self._watch(model, name), name=f"watch {name}")
         for name in set(model.watches) - running:
-            departure = asyncio.create_task(self._stop_watch(model.watches.pop(name)), name=f"departure of {name}")
+            departure = asyncio.create_task(self._depart(model, name), name=f"departure of {name}")
             self._leaving.add(departure)
             departure.add_done_callback(self._leaving.discard)
 
-    async def _stop_watch(self, watch: asyncio.Task[None]) -> None:
+    async def _depart(self, model: _Model, name: str) -> None:
+        watch = model.watches.pop(name)
         try:
             await asyncio.wait([watch], timeout=DEPARTURE_SECONDS)
+            found = model.alive.get(name)
+            if found is not None and self._clock() - found.last_beat < model.settings.hang_seconds / 2:
+                model.retired.add(name)  # its stream did not break and it was not silent: neither killed nor hung
         finally:
             watch.cancel()
 
@@ -240,9 +262,13 @@ def _first_start(model: _Model, restarts: Restarts) -> str | None:
     return f"loading the model for {age:.0f} s" if age <= model.settings.start_seconds else None
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What a replica raised: Ray wraps it and adds its traceback."""
+    return error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
+
+
 def one_line(error: BaseException) -> str:
-    """The error in one line. Ray wraps what a replica raised and adds its traceback; the cause is ours."""
-    if isinstance(error, RayTaskError) and error.cause is not None:
-        error = error.cause
+    """The error in one line; what a replica raised in its own words."""
+    error = cause_of(error)
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

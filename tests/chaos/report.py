@@ -27,6 +27,8 @@ class Row:
     ready: float | None = None
     pause: float | None = None
     twice: int | None = None
+    over: float | None = None
+    """Until the batch was."""
     note: str = ""
     broken: list[str] = field(default_factory=list)
 

@@ -71,7 +71,7 @@ class Prober(threading.Thread):
         return sum(seconds for seconds, good in spans if good) / sum(seconds for seconds, _ in spans)
 
 
-def health_prober(server: Server) -> Prober:
+def health_prober(server: Server, good: Collection[str] = ("healthy", "degraded")) -> Prober:
     """/health says healthy, degraded or unhealthy; of the first two a batch is accepted."""
 
     def ask(http: httpx.Client) -> str:
@@ -81,7 +81,7 @@ def health_prober(server: Server) -> Prober:
         except (ValueError, KeyError):
             return f"HTTP {answer.status_code}"
 
-    return Prober(server.url, ask, ("healthy", "degraded"), LOOK_SECONDS, patience=2)
+    return Prober(server.url, ask, good, LOOK_SECONDS, patience=2)
 
 
 class LedgerWatch(threading.Thread):

@@ -228,8 +228,10 @@ def strike_in_batch(
         struck = time.monotonic()
         strike()
         finished = server.finished(batch.id)
+        over = time.monotonic() - struck
         server.await_whole()
     row = judge(server, finished, custom_ids(lines))
+    row.over = over
     row.in_flight, row.twice = in_flight, watch.twice
     row.detected, row.ready = prober.first(struck, unlike=prober.answers[0][1]), prober.good_again(struck)
     row.pause = watch.longest_pause(struck)

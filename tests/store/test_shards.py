@@ -154,7 +154,8 @@ async def assert_too_late(store: Store, claim: ShardClaim) -> None:
     assert await store.record([draft(claim, [0, 1], failed=[1], finishes=True)]) == set()
     assert await store.renew_shards([claim.key], LEASE) == set()
     assert not await store.release(claim, {0: 1})
-    assert not await store.blame(claim, {0: 2}, 0, 1)
+    assert not await store.note_slow(claim, {0})
+    assert not await store.blame(claim, {0: 2}, excused=1, allowance=1)
     assert await truth(store) == before
 
 
@@ -190,7 +191,8 @@ async def test_a_record_whose_answer_got_lost_is_tried_again_and_changes_nothing
     assert await store.record([last]) == {claim.key}, "or its writer would delete the object that holds the results"
     assert await store.renew_shards([claim.key], LEASE) == set()
     assert not await store.release(claim, {0: 1})
-    assert not await store.blame(claim, {0: 2}, 0, 1)
+    assert not await store.note_slow(claim, {0})
+    assert not await store.blame(claim, {0: 2}, excused=1, allowance=1)
     assert await truth(store) == before
 
 

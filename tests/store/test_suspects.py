@@ -37,7 +37,7 @@ async def test_a_death_of_suspects_alone_draws_on_the_batch_and_not_on_the_model
     assert (await store.restarts(MODEL, BUDGET)).counted == 1
     await store.release(await a_claim(store), {0: 2, 1: 2})
     (claim,) = await store.claim_shards("dispatcher", LEASE, MODEL, 1, suspect=True)
-    assert not await store.blame(claim, {0: 3, 1: 2}, 0, allowance=5)
+    assert not await store.blame(claim, {0: 3, 1: 2}, excused=1, allowance=5)
     assert (await store.restarts(MODEL, BUDGET)).counted == 0
     assert (await the_batch(store)).engine_losses == 1
     (claim,) = await store.claim_shards("dispatcher", LEASE, MODEL, 1, suspect=True)
@@ -51,9 +51,9 @@ async def test_a_batch_that_has_spent_its_allowance_is_paused_and_others_go_on(s
     await store.record([draft(first, [0])])
     await store.release(first, {1: 3})
     (claim,) = await store.claim_shards("dispatcher", LEASE, MODEL, 1, suspect=True)
-    assert not await store.blame(claim, {1: 4}, 0, allowance=2)
+    assert not await store.blame(claim, {1: 4}, excused=1, allowance=2)
     (claim,) = await store.claim_shards("dispatcher", LEASE, MODEL, 1, suspect=True)
-    assert await store.blame(claim, {1: 5}, 0, allowance=2)
+    assert await store.blame(claim, {1: 5}, excused=1, allowance=2)
     batch = await the_batch(store)
     assert (batch.status, batch.engine_losses, batch.completed) == ("in_progress", 2, 1)
     assert batch.paused_at is not None
@@ -66,13 +66,13 @@ async def test_a_paused_batch_is_resumed_with_a_full_allowance_or_cancelled(stor
     await running_batch(store)
     await store.release(await a_claim(store), {1: 3})
     (claim,) = await store.claim_shards("dispatcher", LEASE, MODEL, 1, suspect=True)
-    assert await store.blame(claim, {1: 4}, 0, allowance=1)
+    assert await store.blame(claim, {1: 4}, excused=1, allowance=1)
     assert await store.resume_batch("another", "batch_1") is None
     assert (await the_batch(store)).paused_at is not None
     resumed = await store.resume_batch(TENANT, "batch_1")
     assert resumed is not None and (resumed.paused_at, resumed.engine_losses) == (None, 0)
     (claim,) = await store.claim_shards("dispatcher", LEASE, MODEL, 1, suspect=True)
-    assert await store.blame(claim, {1: 5}, 0, allowance=1)
+    assert await store.blame(claim, {1: 5}, excused=1, allowance=1)
     await store.cancel_batch(TENANT, "batch_1")
     ended = await store.claim_ended_batch("finaliser", LEASE)
     assert ended is not None and await store.finish_batch(ended, None, None)
@@ -84,3 +84,17 @@ async def test_an_owner_never_gets_its_own_running_shards_again_whatever_the_clo
     mine = await a_claim(store, "me", LAPSED)
     assert await store.claim_shards("me", LEASE, MODEL, 9, running={mine.key}) == []
     assert len(await store.claim_shards("another", LEASE, MODEL, 9)) == 1
+
+
+async def test_slow_lines_stay_known_when_their_owner_dies_or_gives_the_shard_back(store: Store) -> None:
+    await running_batch(store)
+    claim = await a_claim(store, "me", LAPSED)
+    assert await store.note_slow(claim, {3})
+    assert await store.claim_shards("dispatcher", LEASE, MODEL, 9) == []
+    (claim,) = await store.claim_shards("dispatcher", LEASE, MODEL, 1, suspect=True)
+    assert (claim.suspects, claim.slow) == ({}, {3})
+    assert await store.release(claim, {1: 1})
+    (claim,) = await store.claim_shards("dispatcher", LEASE, MODEL, 1, suspect=True)
+    assert (claim.suspects, claim.slow) == ({1: 1}, {3})
+    assert await store.release(claim, {}, slow=())
+    assert (await a_claim(store)).slow == frozenset()

@@ -12,7 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from app.errors import EngineLost
+from app.batch.dispatch import Answer, TimedOut
+from app.errors import ReplicaGone
+from app.store import Usage
+from deployments.line_clock import LineClock
 from deployments.occupancy import Occupancy
 
 
@@ -60,22 +63,71 @@ async def test_a_line_that_leaves_is_aborted_inside_vllms_own_task(engine: Modul
         await aborted.wait()
 
 
-async def test_lines_that_waited_to_enter_a_core_that_died_meanwhile_are_not_said_to_be_in_it(
-    engine: ModuleType,
-) -> None:
-    methods = (
-        "answer_lines",
-        "_must_be",
-        "_raise_if_dead",
-    )  # LLMServer itself needs an engine
+def replica_of(engine: ModuleType, *, line_seconds: float = 60, dead: bool = False) -> Any:
+    """A BatchEngine as far as its lines need it: LLMServer itself needs an engine."""
+    methods = ("answer_lines", "_answer_each", "_answer_in_time", "_must_be", "_raise_if_dead", "_death")
     replica: Any = type("Replica", (), {name: getattr(engine.BatchEngine, name) for name in methods})()
     replica._replica = "r1"
     replica._occupancy = Occupancy()
-    replica._client = SimpleNamespace(errored=True, dead_error=RuntimeError("dead"))
+    replica._clock = LineClock(8, line_seconds)
+    replica._client = SimpleNamespace(errored=dead, dead_error=RuntimeError("dead"))
     replica._core_errors = SimpleNamespace(explain=str)
-    messages = replica.answer_lines("/v1/completions", [b"{}"], True, "r1")
-    with pytest.raises(EngineLost, match="dead"):
+    return replica
+
+
+async def answers_of(replica: Any, *bodies: bytes) -> list[Answer | TimedOut]:
+    async with asyncio.timeout(5):
+        found = [each async for some in replica.answer_lines("/v1/x", bodies, True, "r1") for each in some]
+    return sorted(found, key=lambda each: each.position)
+
+
+async def test_lines_that_waited_to_enter_a_core_that_died_meanwhile_are_refused(engine: ModuleType) -> None:
+    messages = replica_of(engine, dead=True).answer_lines("/v1/completions", [b"{}"], True, "r1")
+    with pytest.raises(ReplicaGone, match="dead"):
         await anext(messages)
+
+
+@pytest.mark.parametrize(("times", "status"), [(1, 200), (9, 500)])
+async def test_a_line_that_somebody_else_cancels_is_tried_again_and_answered(
+    engine: ModuleType, times: int, status: int
+) -> None:
+    replica, cancellations = replica_of(engine), iter(range(times))
+
+    async def answer(position: int, endpoint: str, body: bytes) -> Answer:
+        if body == b"b" and next(cancellations, None) is not None:
+            raise asyncio.CancelledError
+        return Answer(position, 200, b"{}", Usage())
+
+    replica._answer = answer
+    answers = await answers_of(replica, b"a", b"b")
+    assert [(each.position, each.status) for each in answers if isinstance(each, Answer)] == [(0, 200), (1, status)]
+
+
+async def test_a_line_that_takes_too_long_is_aborted_and_told(engine: ModuleType) -> None:
+    replica, aborted = replica_of(engine, line_seconds=0.05), []
+
+    async def answer(position: int, endpoint: str, body: bytes) -> Answer:
+        if body == b"b":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                aborted.append(position)
+        return Answer(position, 200, b"{}", Usage())
+
+    replica._answer = answer
+    assert await answers_of(replica, b"a", b"b") == [Answer(0, 200, b"{}", Usage()), TimedOut(1)]
+    assert aborted == [1]
+
+
+async def test_an_error_that_nobody_foresaw_ends_the_stream(engine: ModuleType) -> None:
+    replica = replica_of(engine)
+
+    async def answer(position: int, endpoint: str, body: bytes) -> Answer:
+        raise ZeroDivisionError
+
+    replica._answer = answer
+    with pytest.raises(ZeroDivisionError):
+        await answers_of(replica, b"a", b"b")
 
 
 async def test_a_stream_that_nobody_reads_any_more_is_aborted(engine: ModuleType) -> None:

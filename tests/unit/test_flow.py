@@ -106,12 +106,17 @@ async def test_lines_lost_with_an_engine_run_again_and_none_fails(yard: Yard) ->
 
 
 async def test_while_no_replica_is_healthy_nothing_is_claimed(yard: Yard) -> None:
+    batch_id = await yard.create(requests(3))
+    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    assert (await yard.batch(batch_id)).status == "in_progress"
+    dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     yard.engines.alive.clear()
-    async with yard.dispatcher():
-        batch_id = await yard.create(requests(3))
-        await yard.until(batch_id, lambda batch: batch.status == "in_progress")
-        assert await yard.store.claim_shards("probe", 60, "tiny", 10) != []
-        assert yard.engines.seen == []
+    assert await dispatcher.start_shards() == 0
+    [shard] = await yard.store.claim_shards("probe", 60, "tiny", 10)
+    await yard.store.release(shard)
+    yard.engines.alive.add("r1")
+    assert await dispatcher.start_shards() == 1
+    await dispatcher.close()
 
 
 async def test_a_dispatcher_that_dies_is_followed_by_one_that_runs_only_what_is_not_durable(tmp_path: Path) -> None:
@@ -190,6 +195,56 @@ async def test_an_overdue_batch_expires_with_what_it_has(yard: Yard) -> None:
     errors = await yard.lines(batch.error_file_id)
     assert (batch.status, batch.completed + batch.failed) == ("expired", 20)
     assert {error["error"]["code"] for error in errors} == {"batch_expired"}
+
+
+def is_line(*numbers: int) -> Any:
+    marks = [f'"line-{number}"'.encode() for number in numbers]
+    return lambda body: any(mark in body for mark in marks)
+
+
+async def test_a_line_that_is_too_slow_also_with_the_engine_to_itself_times_out(yard: Yard) -> None:
+    slow, hopeless = is_line(2, 17), is_line(17)
+    yard.engines.too_slow = lambda body, alone: hopeless(body) if alone else slow(body)
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(requests(20)))
+    errors = await yard.lines(batch.error_file_id)
+    assert (batch.status, batch.completed, batch.failed) == ("completed", 19, 1)
+    assert custom_ids(errors) == ["line-17"]
+    assert (errors[0]["response"], errors[0]["error"]["code"]) == (None, "request_timeout")
+    assert [lines for _, lines, alone in yard.engines.sent if alone] == [1, 1]
+    assert len(yard.engines.seen) == 19, "the others were answered once"
+
+
+async def test_a_line_that_was_aborted_has_no_part_in_a_later_death(yard: Yard) -> None:
+    slow = is_line(0)
+    yard.engines.too_slow = lambda body, alone: slow(body)
+    yard.engines.reply = lambda body: (200, {"n": yard.engines.hold()})
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(4))
+        await yard.until(batch_id, lambda batch: batch.completed >= 1)
+        yard.engines.kill("r1")
+        [shard] = await until(lambda: yard.store.claim_shards("probe", 60, "tiny", 1, suspect=True))
+    assert (shard.suspects, shard.slow) == ({2: 1, 3: 1}, {0})
+
+
+async def test_that_a_line_was_too_slow_is_known_to_the_next_dispatcher(tmp_path: Path) -> None:
+    yard = Yard(tmp_path, lease_seconds=1)
+    yard.engines.slots = 4
+    slow = is_line(0)
+    yard.engines.too_slow = lambda body, alone: slow(body)
+    yard.engines.reply = lambda body: (200, {"n": yard.engines.hold()})
+    async with yard.dispatcher():
+        batch_id = await yard.create(requests(4))
+        await yard.until(batch_id, lambda batch: batch.completed >= 1)
+    yard.engines.sent.clear()
+    yard.engines.open.set()
+    yard.engines.reply = lambda body: (200, {})
+    async with yard.dispatcher():
+        batch = await yard.finished(batch_id)
+    assert (batch.completed, batch.failed) == (3, 1)
+    assert [lines for _, lines, alone in yard.engines.sent if alone] == [1]
+    assert [lines for _, lines, alone in yard.engines.sent if not alone] == [2], "without the one that was too slow"
+    yard.store.close()
 
 
 async def test_cancel_while_validating_ends_with_no_line(yard: Yard) -> None:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from app.errors import EngineLost, ReplicaGone
 from app.health import ModelHealth
@@ -14,9 +14,11 @@ from app.settings import ModelSettings
 from app.store import Restarts
 from deployments.messages import Heartbeat
 from deployments.placement import Finding
+from deployments.replicas import losses as losses_module
 from deployments.replicas import watch as watch_module
 from deployments.replicas.board import board
 from deployments.replicas.engines import RayEngines
+from deployments.replicas.losses import Losses
 from deployments.replicas.watch import ReplicaWatch
 from tests.unit.waiting import until
 
@@ -92,13 +94,15 @@ class Scene:
         self.reason = ""
         self.restarts = Restarts()
         self.finding = Finding()
+        self.nodes = {"here", "elsewhere"}
+        self.nodes_asked = 0
         self.watch = ReplicaWatch(
             [settings],
             {"tiny": self.handle},
             restarts=lambda model: self.restarts,
             finding=lambda model: self.finding,
             lost=self._note_loss,
-            clock=lambda: self.now,
+            clock=self._clock,
         )
 
     def _note_loss(self, model: str, replica: str, reason: str) -> None:
@@ -109,6 +113,21 @@ class Scene:
         await until(lambda: name in self.handle.streams)
         self.handle.last(name).items.put_nowait(Heartbeat(8))
         await until(lambda: name in self.watch.replicas("tiny"))
+
+    async def loss(self, name: str, *, alone: bool = False) -> EngineLost:
+        """What is raised to a dispatcher whose lines were sent to this replica."""
+        engines = RayEngines(self.watch, {"tiny": self.handle}, Losses(self.watch, self._lives, "here", self._clock))
+        with pytest.raises(EngineLost) as caught:
+            async for answers in engines.answers("tiny", name, "/v1/x", [b"{}"], alone=alone):
+                assert answers == [], "nothing was answered"
+        return caught.value
+
+    async def _lives(self, node: str) -> bool:
+        self.nodes_asked += 1
+        return node in self.nodes
+
+    def _clock(self) -> float:
+        return self.now
 
     @property
     def health(self) -> ModelHealth:
@@ -291,20 +310,100 @@ async def test_a_model_that_was_healthy_is_not_starting() -> None:
         assert (scene.health.state, scene.health.starting) == ("unhealthy", None)
 
 
+DIED = ActorDiedError()
+
+
 @pytest.mark.parametrize(
-    ("error", "entered", "raised"),
-    [(ReplicaGone("x"), False, ReplicaGone), (OSError("x"), False, ReplicaGone), (OSError("x"), True, EngineLost)],
+    ("error", "entered", "alone", "raised"),
+    [
+        (ReplicaGone("refused"), False, False, ReplicaGone),
+        (RayTaskError("answer_lines", "", ReplicaGone("refused")).as_instanceof_cause(), False, False, ReplicaGone),
+        (DIED, False, False, EngineLost),
+        (DIED, True, False, EngineLost),
+        (DIED, True, True, EngineLost),
+        (DIED, False, True, ReplicaGone),
+        (RayTaskError("answer_lines", "", EngineLost("dead")).as_instanceof_cause(), True, False, EngineLost),
+    ],
 )
-async def test_a_replica_that_lost_lines_is_not_used_until_it_beats_again(
-    error: Exception, entered: bool, raised: type[EngineLost]
+async def test_lines_that_were_sent_have_a_part_in_the_loss_unless_they_were_refused_or_waited_to_be_alone(
+    error: Exception, entered: bool, alone: bool, raised: type[EngineLost]
 ) -> None:
     async with running(Scene(), "a") as scene:
-        engines = RayEngines(scene.watch, {"tiny": scene.handle})
         scene.handle.run_error, scene.handle.entered = error, entered
-        with pytest.raises(raised) as caught:
-            async for answers in engines.answers("tiny", "a", "/v1/x", [b"{}"], alone=False):
-                assert answers == [], "nothing was answered"
-        assert type(caught.value) is raised
-        assert engines.replicas("tiny") == {}
+        assert type(await scene.loss("a", alone=alone)) is raised
+
+
+async def test_a_replica_that_lost_lines_is_not_used_until_it_beats_again() -> None:
+    async with running(Scene(), "a") as scene:
+        scene.handle.run_error = DIED
+        await scene.loss("a")
+        assert scene.watch.replicas("tiny") == {}
         await scene.beat("a")
-        assert engines.replicas("tiny") == {"a": 8}
+        assert scene.watch.replicas("tiny") == {"a": 8}
+
+
+async def test_lines_of_a_node_that_went_have_no_part_in_it_even_if_that_is_known_later() -> None:
+    async with running(Scene(), "a") as scene:
+        board.write(ENGINE, frozenset({"a"}), {"a": "elsewhere"})
+        scene.handle.run_error = DIED
+        loss = asyncio.create_task(scene.loss("a"))
+        await until(lambda: scene.nodes_asked > 1)
+        assert not loss.done()
+        scene.nodes.discard("elsewhere")
+        assert type(await loss) is ReplicaGone
+
+
+async def test_a_death_on_a_node_that_lives_is_that_of_its_lines() -> None:
+    async with running(Scene(), "a") as scene:
+        board.write(ENGINE, frozenset({"a"}), {"a": "elsewhere"})
+        scene.handle.run_error = DIED
+        loss = asyncio.create_task(scene.loss("a"))
+        await until(lambda: scene.nodes_asked)
+        scene.now += losses_module.NODE_SECONDS
+        assert type(await loss) is EngineLost
+
+
+async def test_lines_of_a_replica_that_serve_had_taken_out_of_service_have_no_part_in_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch_module, "DEPARTURE_SECONDS", 0.01)
+    async with running(Scene(), "a") as scene:
+        board.write(ENGINE, frozenset())
+        await until(lambda: scene.handle.last("a").cancelled)
+        scene.handle.run_error = DIED
+        assert type(await scene.loss("a")) is ReplicaGone
+
+
+async def test_lines_of_a_replica_that_serve_took_away_because_it_hung_have_a_part_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch_module, "DEPARTURE_SECONDS", 0.01)
+    async with running(Scene(), "a") as scene:
+        scene.now += 31
+        board.write(ENGINE, frozenset())
+        await until(lambda: scene.handle.last("a").cancelled)
+        scene.handle.run_error = DIED
+        assert type(await scene.loss("a")) is EngineLost
+
+
+async def test_lines_of_a_replica_that_lives_on_have_no_part_in_a_connection_that_broke() -> None:
+    async with running(Scene(), "a") as scene:
+        scene.handle.run_error = ActorUnavailableError("connection reset", None)
+        loss = asyncio.create_task(scene.loss("a"))
+        await until(lambda: not scene.healthy)
+        await scene.beat("a")
+        await asyncio.sleep(losses_module.LOOK_SECONDS)
+        assert not loss.done(), "the beat may have been under way when it died"
+        scene.now += 1
+        await scene.beat("a")
+        assert type(await loss) is ReplicaGone
+
+
+async def test_a_replica_that_cannot_be_reached_and_leaves_the_board_is_dead() -> None:
+    async with running(Scene(), "a") as scene:
+        scene.handle.run_error = ActorUnavailableError("connection reset", None)
+        loss = asyncio.create_task(scene.loss("a"))
+        await until(lambda: not scene.healthy)
+        scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
+        board.write(ENGINE, frozenset())
+        assert type(await loss) is EngineLost

@@ -74,9 +74,11 @@ def test_vllms_chat_handler_takes_a_request_without_http() -> None:
 
 def test_serves_router_has_what_replicas_py_reads() -> None:
     from ray.serve._private.request_router.request_router import RequestRouter
+    from ray.serve.request_router import RunningReplica
 
     assert "self._deployment_id" in inspect.getsource(RequestRouter.__init__)
     assert isinstance(inspect.getattr_static(RequestRouter, "curr_replicas"), property)
+    assert isinstance(inspect.getattr_static(RunningReplica, "node_id"), property)
     for hook in ("update_replicas", "on_replica_actor_died", "choose_replicas"):
         assert callable(getattr(RequestRouter, hook))
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from app.batch.dispatch import Answer, Dispatcher
+from app.batch.dispatch import Answer, Dispatcher, TimedOut
 from app.batch.lifecycle import Lifecycle
 from app.batch.loops import run_loops
 from app.errors import EngineLost, ReplicaGone, StoreUnavailable
@@ -24,7 +24,7 @@ ENDPOINT = "/v1/chat/completions"
 FINAL = ("completed", "failed", "expired", "cancelled")
 
 
-class FakeEngines:
+class FakeReplicas:
     """Replicas that answer by `reply`; `hold` keeps lines in flight, `kill` ends a replica with what is in it."""
 
     def __init__(self, slots: int = 8) -> None:
@@ -36,7 +36,12 @@ class FakeEngines:
         self.aborted = 0
         self.deaths = 0
         self.poison: Callable[[bytes], bool] = lambda body: False
+        self.too_slow: Callable[[bytes, bool], bool] = lambda body, alone: False
+        self.sent: list[tuple[str, int, bool]] = []
+        """Each call that was in an engine: its replica, its lines, and whether they were alone there."""
         self.reply: Callable[[bytes], tuple[int, dict[str, Any]]] = lambda body: (200, {"echo": json.loads(body)})
+        self.seconds = 0.0
+        """That each call takes, however many run beside it."""
         self.open = asyncio.Event()
         self.open.set()
         self.arrived = asyncio.Event()
@@ -61,28 +66,34 @@ class FakeEngines:
 
     async def answers(
         self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
-    ) -> AsyncIterator[list[Answer]]:
+    ) -> AsyncIterator[list[Answer | TimedOut]]:
         killed = self._killed.setdefault(replica, asyncio.Event())
         async with self._occupancy.setdefault(replica, Occupancy()).enter(alone=alone):
             if killed.is_set():
                 raise ReplicaGone("killed before the lines were in it")
-            async for some in self._answer_each(replica, bodies, killed):
+            self.sent.append((replica, len(bodies), alone))
+            async for some in self._answer_each(replica, bodies, killed, alone):
                 yield some
 
     async def _answer_each(
-        self, replica: str, bodies: Sequence[bytes], killed: asyncio.Event
-    ) -> AsyncIterator[list[Answer]]:
+        self, replica: str, bodies: Sequence[bytes], killed: asyncio.Event, alone: bool
+    ) -> AsyncIterator[list[Answer | TimedOut]]:
         self.in_flight += len(bodies)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         left = len(bodies)
         try:
+            if self.seconds:
+                await self._wait_or_die(asyncio.sleep(self.seconds), killed)
             for position, body in enumerate(bodies):
                 self.arrived.set()
-                await self._opened_or(killed)
+                await self._wait_or_die(self.open.wait(), killed)
                 if self.poison(body):
                     self.kill(replica)
                     self.restart(replica)
                     raise EngineLost("killed by a line")
+                if self.too_slow(body, alone):
+                    yield [TimedOut(position)]
+                    continue
                 self.seen.append(body)
                 status, answer = self.reply(body)
                 left -= 1
@@ -92,8 +103,8 @@ class FakeEngines:
             self.in_flight -= left
             self.aborted += left
 
-    async def _opened_or(self, killed: asyncio.Event) -> None:
-        waits = [asyncio.create_task(self.open.wait()), asyncio.create_task(killed.wait())]
+    async def _wait_or_die(self, work: Coroutine[Any, Any, Any], killed: asyncio.Event) -> None:
+        waits = [asyncio.create_task(work), asyncio.create_task(killed.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -130,7 +141,7 @@ class Yard:
         self.clock = Clock()
         self.store = Store.open(self.settings.database_url, self.clock)
         self.objects = Objects(self.settings.objects_url)
-        self.engines = FakeEngines()
+        self.engines = FakeReplicas()
 
     @asynccontextmanager
     async def dispatcher(self) -> AsyncIterator[Dispatcher]:
