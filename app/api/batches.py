@@ -210,6 +210,8 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
         "usage": _usage(batch) if batch.status != "validating" else None,
         "metadata": batch.metadata,
+        "warnings": batch.warnings,
+        "error_summary": batch.error_summary,
     }
 
 

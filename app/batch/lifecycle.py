@@ -169,6 +169,7 @@ class Lifecycle:
             written.error,
             leftovers(claim) if claim.faults <= TRIES else (),  # else they hold all that there is
             lost=written.lost,
+            error_summary=written.error_summary,
             fault=_broken("finalised").as_dict() if claim.faults >= TRIES else None,
         )
         if acted and written.lost:
