@@ -35,7 +35,7 @@ class BatchDispatcher:
         )
         owner = f"dispatcher-{uuid4().hex}"
         self._dispatcher = Dispatcher(store, objects, RayEngines(watch, engines), settings, owner)
-        self._lifecycle = Lifecycle(store, objects, settings, owner)
+        self._lifecycle = Lifecycle(store, objects, settings, owner, capabilities=watch.capabilities)
         self._drain_seconds = settings.dispatch.drain_seconds
         self._tasks = [
             asyncio.create_task(watch.run(), name="watch"),

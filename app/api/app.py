@@ -17,6 +17,7 @@ from app.api.models import Models
 from app.api.observe import Observe
 from app.api.online import Online, OnlineEngines
 from app.api.openapi import Description
+from app.capabilities import CapabilitiesOf
 from app.health import Health
 from app.objects import Objects
 from app.settings import Settings
@@ -35,6 +36,7 @@ def build_app(
     engines: OnlineEngines,
     now: Callable[[], int] = _unix_time,
     batch_created: Callable[[], None] = lambda: None,
+    capabilities: CapabilitiesOf = lambda model: None,
 ) -> Starlette:
     """An ASGI application over what the caller has opened and will close. `now`: whole unix seconds."""
     metrics = Metrics(store, health)
@@ -42,7 +44,7 @@ def build_app(
         Files(settings, store, objects, now),
         Batches(settings, store, objects, health, now, batch_created),
         Models(settings, now()),
-        Online(settings, health, engines),
+        Online(settings, health, engines, capabilities),
         Admin(settings, store),
         Probes(settings, store, health),
         metrics,

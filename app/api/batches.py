@@ -152,7 +152,7 @@ class Batches:
         if all(model.healthy for model in self._health.models()):
             return
         named = await self._first_model(file)
-        model = self._health.model(self._served.get(named, named)) if named is not None else None
+        model = gate.model_named(named, self._served, self._health) if named is not None else None
         if model is not None:
             gate.require_replica(model, "batches")
 

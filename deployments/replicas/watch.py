@@ -15,9 +15,11 @@ import structlog
 from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
+from app.capabilities import Capabilities
 from app.health import ModelHealth
 from app.settings import ModelSettings
 from app.store import Restarts
+from deployments.messages import Heartbeat
 from deployments.replicas.board import board
 
 log = structlog.get_logger()
@@ -53,6 +55,7 @@ class _Model:
     alive: dict[str, _Replica] = field(default_factory=dict)
     watches: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     last_healthy: float | None = None
+    capabilities: Capabilities | None = None
 
 
 class ReplicaWatch:
@@ -144,6 +147,10 @@ class ReplicaWatch:
     def models(self) -> list[ModelHealth]:
         return [health for model_id in self._models if (health := self.model(model_id)) is not None]
 
+    def capabilities(self, model_id: str) -> Capabilities | None:
+        """As the last of its replicas told that came up; None while none has."""
+        return self._models[model_id].capabilities
+
     def _beating(self, model: _Model) -> dict[str, int]:
         """Also those that left the board less than DEPARTURE_SECONDS ago and whose stream is not broken."""
         since = self._clock() - model.settings.hang_seconds - SILENCE_MARGIN_SECONDS
@@ -184,7 +191,7 @@ class ReplicaWatch:
             try:
                 stream = model.handle.options(stream=True).watch.remote(replica=name)
                 async for beat in stream:
-                    self._beat(model, name, beat.max_num_seqs)
+                    self._beat(model, name, beat)
             except asyncio.CancelledError:
                 if stream is not None:
                     stream.cancel()
@@ -194,11 +201,12 @@ class ReplicaWatch:
                 self._lost(model, name, error)
             await asyncio.sleep(REWATCH_SECONDS)
 
-    def _beat(self, model: _Model, name: str, max_num_seqs: int) -> None:
+    def _beat(self, model: _Model, name: str, beat: Heartbeat) -> None:
         now = self._clock()
         if name not in model.alive:
             log.info("replica healthy", model=model.settings.id, replica=name)
-        model.alive[name] = _Replica(max_num_seqs, now)
+        model.alive[name] = _Replica(beat.max_num_seqs, now)
+        model.capabilities = beat.capabilities or model.capabilities
         model.last_healthy = now
         self._beaten.set()
 
