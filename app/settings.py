@@ -236,6 +236,11 @@ class Settings(_Frozen):
     limits: Limits = Limits()
     dispatch: DispatchSettings = DispatchSettings()
     retention: Retention = Retention()
+    unknown_parameters: Literal["warn", "fault"] = Field(
+        default="warn",
+        description="Members of a line's body that the engine ignores: warn counts them on the batch object, fault "
+        "refuses the file.",
+    )
     api_keys: tuple[str, ...] = Field(
         default=(),
         repr=False,

@@ -38,7 +38,7 @@ class BatchDispatcher:
         owner = f"dispatcher-{uuid4().hex}"
         losses = Losses(watch, node_lives, ray.get_runtime_context().get_node_id())
         self._dispatcher = Dispatcher(store, objects, RayEngines(watch, engines, losses), settings, owner)
-        self._lifecycle = Lifecycle(store, objects, settings, owner)
+        self._lifecycle = Lifecycle(store, objects, settings, owner, capabilities=watch.capabilities)
         self._drain_seconds = settings.dispatch.drain_seconds
         self._tasks = [
             asyncio.create_task(watch.run(), name="watch"),

@@ -12,17 +12,19 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
 from ray.serve.llm.deployment import LLMServer
 from vllm.logger import DEFAULT_LOGGING_CONFIG
 
-from app.api.envelope import envelope
 from app.batch.dispatch import Answer, TimedOut
 from app.errors import EngineLost, ReplicaGone
 from app.store import Usage
 from app.telemetry import alert, start_telemetry
+from deployments.answers import checked, envelope, explained
+from deployments.capabilities import capabilities_of
 from deployments.core_errors import CoreErrors
 from deployments.line_clock import LineClock
 from deployments.messages import Heartbeat, HttpStart
@@ -73,6 +75,7 @@ class BatchEngine(LLMServer):
         self._app = await self.__serve_build_asgi_app__()
         self._client = self._app.state.engine_client
         self._chat = ChatHandler(self._app.state)
+        self._capabilities = capabilities_of(self._app.state)
 
     async def _start_engine(self) -> None:
         """LLMServer's own also starts an actor that reports usage: seconds of start-up and a process more."""
@@ -91,13 +94,14 @@ class BatchEngine(LLMServer):
     async def watch(self, replica: str) -> AsyncIterator[Heartbeat]:
         """A heartbeat each second, for as long as vLLM's core answers or works. Raises EngineLost when it is dead."""
         self._must_be(replica)
-        beat = Heartbeat(self._client.vllm_config.scheduler_config.max_num_seqs)
+        beat = Heartbeat(self._client.vllm_config.scheduler_config.max_num_seqs, self._capabilities)
         seen = 0.0
         while True:
             self._raise_if_dead(None)
             if self._pulse.last_sign > seen:
                 seen = self._pulse.last_sign
                 yield beat
+                beat = replace(beat, capabilities=None)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _ask_core(self) -> None:
@@ -180,7 +184,7 @@ class BatchEngine(LLMServer):
             if _is_cancelled():
                 raise
             self._raise_if_dead(None)
-            return Answer(position, 500, _envelope(500, "vLLM cancelled this request, twice."), Usage())
+            return Answer(position, 500, envelope(500, "vLLM cancelled this request, twice."), Usage())
 
     async def call(
         self, path: str, body: bytes, headers: list[tuple[str, str]]
@@ -189,7 +193,7 @@ class BatchEngine(LLMServer):
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         async with (
             self._occupancy.enter(alone=False),
-            contextlib.aclosing(_http(self._app, path, body, raw)) as messages,
+            contextlib.aclosing(explained(_http(self._app, path, body, raw))) as messages,
         ):
             async for message in messages:
                 yield message
@@ -207,7 +211,7 @@ class BatchEngine(LLMServer):
             raise
         except Exception as error:  # noqa: BLE001  # recorded as the line's answer, or as the engine's death
             self._raise_if_dead(error)
-            status, content, usage = 500, _envelope(500, f"{type(error).__name__}: {error}"), Usage()
+            status, content, usage = 500, envelope(500, f"{type(error).__name__}: {error}"), Usage()
         if status >= 500:
             self._raise_if_dead(None)
         return Answer(position, status, content, usage)
@@ -216,20 +220,14 @@ class BatchEngine(LLMServer):
         """Through vLLM's HTTP app, in this process: all of its endpoints, validation and error bodies."""
         status, parts = 500, []
         headers = [(b"content-type", b"application/json")]
-        async with contextlib.aclosing(_http(self._app, endpoint, body, headers)) as messages:
+        async with contextlib.aclosing(explained(_http(self._app, endpoint, body, headers))) as messages:
             async for message in messages:
                 if isinstance(message, HttpStart):
                     status = message.status
                 else:
                     parts.append(message)
-        content = b"".join(parts)
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict) or (status >= 400 and "error" not in answer):
-            return status, _envelope(status, f"{endpoint}: {content.decode(errors='replace')}"), Usage()
-        return status, content, _usage(answer.get("usage"))
+        status, content, usage = checked(endpoint, status, b"".join(parts))
+        return status, content, _usage(usage)
 
     def _raise_if_dead(self, cause: BaseException | None) -> None:
         if self._client.errored:
@@ -371,7 +369,3 @@ def _usage(usage: dict[str, Any] | None) -> Usage:
         output_tokens=usage.get("completion_tokens") or usage.get("output_tokens") or 0,
         reasoning_tokens=output_details.get("reasoning_tokens") or 0,
     )
-
-
-def _envelope(status: int, message: str) -> bytes:
-    return json.dumps(envelope(status, message)).encode()

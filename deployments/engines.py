@@ -1,11 +1,13 @@
 """From a model's settings to its engine deployment."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 from ray.serve.llm import LLMConfig
+from vllm.config import StructuredOutputsConfig
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from app.cpu_dtype import fast_dtype
@@ -112,4 +114,12 @@ def _engine_arguments(model: ModelSettings) -> dict[str, Any]:
         if model.device == "cpu":
             # One that stays empty: vLLM on a CPU adds the last one to the model's own lines (vllm#48421).
             chosen["max_loras"] = len(adapters) + 1
-    return {**chosen, **model.engine}
+    return _as_vllm_takes_them({**chosen, **model.engine})
+
+
+def _as_vllm_takes_them(arguments: dict[str, Any]) -> dict[str, Any]:
+    """vLLM makes its own class of most arguments that are mappings, but of this one only on its command line."""
+    name = "structured_outputs_config"
+    if isinstance(arguments.get(name), Mapping):
+        arguments[name] = StructuredOutputsConfig(**arguments[name])
+    return arguments

@@ -62,6 +62,7 @@ class Gateway:
             objects,
             self._watch,
             RayOnline(self._handles),
+            capabilities=self._watch.capabilities,
             batch_created=self._tell_dispatcher,
         )
 

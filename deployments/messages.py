@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
+from app.capabilities import Capabilities
+
 
 @dataclass(frozen=True)
 class Heartbeat:
     """What a replica says of itself. `max_num_seqs`: sequences that its vLLM runs at once."""
 
     max_num_seqs: int
+    capabilities: Capabilities | None = None
+    """Only the first of a stream has them: they never change."""
 
 
 @dataclass(frozen=True)

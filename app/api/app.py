@@ -20,6 +20,7 @@ from app.api.online import Online, OnlineEngines
 from app.api.openapi import Description
 from app.api.stalls import CutStalledBodies
 from app.api.taken import TellTaken
+from app.capabilities import CapabilitiesOf
 from app.health import Health
 from app.objects import Objects
 from app.settings import Settings
@@ -38,6 +39,7 @@ def build_app(
     engines: OnlineEngines,
     now: Callable[[], int] = _unix_time,
     batch_created: Callable[[], None] = lambda: None,
+    capabilities: CapabilitiesOf = lambda model: None,
 ) -> Starlette:
     """An ASGI application over what the caller has opened and will close. `now`: whole unix seconds."""
     metrics = Metrics(store, health)
@@ -45,7 +47,7 @@ def build_app(
         Files(settings, store, objects, now),
         Batches(settings, store, objects, health, now, batch_created),
         Models(settings, now()),
-        Online(settings, health, engines),
+        Online(settings, health, engines, capabilities),
         Admin(settings, store),
         Probes(settings, store, health),
         metrics,

@@ -152,7 +152,7 @@ class Batches:
         if all(model.healthy for model in self._health.models()):
             return
         named = await self._first_model(file)
-        model = self._health.model(self._served.get(named, named)) if named is not None else None
+        model = gate.model_named(named, self._served, self._health) if named is not None else None
         if model is not None:
             gate.require_replica(model, "batches")
 
@@ -210,6 +210,8 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
         "usage": _usage(batch) if batch.status != "validating" else None,
         "metadata": batch.metadata,
+        "warnings": batch.warnings,
+        "error_summary": batch.error_summary,
     }
 
 

@@ -1,14 +1,11 @@
 """Request bodies that are kept in memory: bounded, and JSON that is text all through."""
 
-import json
-import re
 from typing import Any
 
 from starlette.requests import Request
 
+from app import strict_json
 from app.api.errors import ApiError, bad_request, too_large
-
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 async def read_body(request: Request, limit: int, why: str) -> bytes:
@@ -33,12 +30,7 @@ def content_length(request: Request) -> int:
 def json_object(body: bytes) -> dict[str, Any]:
     """The JSON object that a body holds. Raises ApiError."""
     try:
-        text = body.decode()
-        value = json.loads(text, parse_constant=_refuse_constant)
-        if _SURROGATE_ESCAPE.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise _not_json("it holds a lone surrogate, which is no Unicode text") from error
+        value = strict_json.loads(body.decode())
     except RecursionError as error:
         raise _not_json("it is nested too deeply") from error
     except ValueError as error:
@@ -50,7 +42,3 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 def _not_json(reason: str) -> ApiError:
     return bad_request(f"We could not parse the JSON body of your request: {reason}.", code="invalid_json")
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON value")

@@ -1,15 +1,21 @@
 """The gate: without a healthy replica nothing is taken in for a model, and the refusal says what is known."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from app.api.errors import unavailable
-from app.health import ModelHealth
+from app.health import Health, ModelHealth
 
 
 def require_replica(model: ModelHealth, refused: str) -> None:
     """Raises ApiError (503) when no replica of the model can work; `refused` names what is not taken in then."""
     if model.healthy == 0:
         raise unavailable(f"{no_replica(model)}. Cannot accept {refused}.", "model_unavailable")
+
+
+def model_named(name: str, served: Mapping[str, str], health: Health) -> ModelHealth | None:
+    """The model that answers for a name, which may be its adapter's. None: there is none."""
+    return health.model(served.get(name, name))
 
 
 def no_replica(model: ModelHealth) -> str:

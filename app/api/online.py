@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from json import dumps
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from starlette.requests import Request
@@ -13,12 +13,14 @@ from starlette.routing import Route
 
 from app.api import gate
 from app.api.bodies import json_object, read_body
-from app.api.errors import ANSWERS, bad_request, invalid_type, missing_parameter, request_id
+from app.api.errors import ANSWERS, ApiError, bad_request, invalid_type, missing_parameter, request_id
 from app.api.models import no_model
 from app.api.routing import resource
 from app.api.streams import PartsResponse, closing
+from app.capabilities import Capabilities, CapabilitiesOf, lacking
 from app.errors import EngineLost
 from app.health import Health
+from app.members import misnamed
 from app.settings import ENDPOINTS, Settings
 
 log = structlog.get_logger()
@@ -62,18 +64,23 @@ class OnlineEngines(Protocol):
 
 
 class Online:
-    def __init__(self, settings: Settings, health: Health, engines: OnlineEngines) -> None:
+    def __init__(
+        self, settings: Settings, health: Health, engines: OnlineEngines, capabilities: CapabilitiesOf
+    ) -> None:
         self._limits = settings.limits
         self._served = settings.served
         self._health = health
         self._engines = engines
+        self._capabilities = capabilities
 
     def routes(self) -> list[Route]:
         return [resource(path, {"POST": partial(self.call, path)}) for path in ENDPOINTS]
 
     async def call(self, path: str, request: Request) -> Response:
         body = await read_body(request, self._limits.line_bytes, "limits.line_bytes")
-        model = self._model_of(body)
+        wanted = json_object(body)
+        model = self._model_of(wanted)
+        _check_asked(path, wanted, self._capabilities(model))
         answer = await self._engines.call(model, path, body, _for_engine(request))
         parts = answer.body
         if _is_event_stream(answer.headers):
@@ -81,20 +88,31 @@ class Online:
         headers = {name: value for name, value in answer.headers if _for_client(name.lower())}
         return await PartsResponse.start(parts, status=answer.status, headers=headers)
 
-    def _model_of(self, body: bytes) -> str:
+    def _model_of(self, body: dict[str, Any]) -> str:
         """The model that answers for the name in the body, and can do so now. Raises ApiError."""
-        model = json_object(body).get("model")
+        model = body.get("model")
         if model is None:
             raise missing_parameter("model")
         if not isinstance(model, str):
             raise invalid_type("model", "a string", model)
         if not model:
             raise bad_request("Invalid 'model': it is empty.", "model", "invalid_value")
-        health = self._health.model(self._served.get(model, model))
+        health = gate.model_named(model, self._served, self._health)
         if health is None:
             raise no_model(model)
         gate.require_replica(health, "requests")
         return health.id
+
+
+def _check_asked(path: str, body: dict[str, Any], capabilities: Capabilities | None) -> None:
+    """Raises ApiError for what the engine lacks, and for what it would ignore though its meaning is known."""
+    if capabilities is not None and path not in capabilities.members:
+        message = lacking(body["model"], path, capabilities)
+        raise ApiError(404, message, param="model", code="endpoint_not_supported")
+    known = None if capabilities is None else capabilities.members[path]
+    if (wrong := misnamed(path, body, known)) is not None:
+        name, message = wrong
+        raise bad_request(message, name, "unsupported_parameter")
 
 
 def _for_engine(request: Request) -> Headers:

@@ -10,6 +10,7 @@ import structlog
 from app.batch.lines import LineFault
 from app.batch.results import ResultFiles, ResultsDamaged, leftovers, write_result_files
 from app.batch.validate import Validation, validate
+from app.capabilities import CapabilitiesOf
 from app.errors import BatchyardError, ObjectMissing, ObjectsUnavailable
 from app.objects import Objects
 from app.settings import Settings
@@ -39,6 +40,7 @@ class Lifecycle:
         settings: Settings,
         owner: str,
         now: Callable[[], float] = time.time,
+        capabilities: CapabilitiesOf = lambda model: None,
         alert: Alerts = alert,
     ) -> None:
         self._store = store
@@ -47,6 +49,7 @@ class Lifecycle:
         self._owner = owner
         self._now = now
         self._alert = alert
+        self._capabilities = capabilities
         self._claims: set[tuple[str, int]] = set()
         self.batch_created = asyncio.Event()
 
@@ -64,7 +67,7 @@ class Lifecycle:
             if found.faults or found.model is None:
                 acted = await self._store.fail_batch(claim, [fault.as_dict() for fault in found.faults])
             else:
-                acted = await self._store.start_batch(claim, found.model, found.plans)
+                acted = await self._store.start_batch(claim, found.model, found.plans, found.warnings)
             log.info("batch validated", batch=claim.batch.id, faults=len(found.faults), acted=acted)
         return True
 
@@ -151,9 +154,8 @@ class Lifecycle:
         return await validate(
             self._objects.stream(key),
             endpoint=batch.endpoint,
-            served=self._settings.served,
-            limits=self._settings.limits,
-            dispatch=self._settings.dispatch,
+            settings=self._settings,
+            capabilities=self._capabilities,
         )
 
     async def _finalise(self, claim: BatchClaim) -> None:
@@ -169,6 +171,7 @@ class Lifecycle:
             written.error,
             leftovers(claim) if claim.faults <= TRIES else (),  # else they hold all that there is
             lost=written.lost,
+            error_summary=written.error_summary,
             fault=_broken("finalised").as_dict() if claim.faults >= TRIES else None,
         )
         if acted and written.lost:
@@ -178,7 +181,7 @@ class Lifecycle:
     async def _write_results(self, claim: BatchClaim) -> ResultFiles:
         """Raises ResultsDamaged, unless there were so many faults that the batch must end now."""
         if claim.faults > TRIES:
-            return ResultFiles(None, None)  # even what can be read of them cannot be written
+            return ResultFiles(None, None, [])  # even what can be read of them cannot be written
         return await write_result_files(
             self._store,
             self._objects,

@@ -5,11 +5,12 @@ request, and a UTF-8 byte order mark at the start is not part of the first line.
 came, so that vLLM gets numbers, duplicated keys and escapes as the client wrote them.
 """
 
-import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from app import strict_json
 
 BOM = b"\xef\xbb\xbf"
 
@@ -19,15 +20,13 @@ QUOTED_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Line:
-    """One request. `body` is its JSON object, byte for byte; the fields after it are read from it."""
+    """One request. `body` is its JSON object, byte for byte; `model` is read from it."""
 
     custom_id: str
     method: str
     url: str
     body: bytes
     model: str | None
-    stream: bool
-    has_messages: bool
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,11 @@ def _blank(line: bytes) -> bool:
 
 def parse_line(data: bytes) -> Line:
     """The request that a line holds. Raises LineError with OpenAI's code."""
+    return read_line(data)[0]
+
+
+def read_line(data: bytes) -> tuple[Line, dict[str, Any]]:
+    """The request that a line holds, and its body as a value. Raises LineError with OpenAI's code."""
     text = _decoded(data.removeprefix(BOM))
     spans = _members(text)
     values = {name: value for name, (value, _, _) in spans.items()}
@@ -117,15 +121,14 @@ def parse_line(data: bytes) -> Line:
     body = values["body"]
     _, start, end = spans["body"]
     model = body.get("model")
-    return Line(
+    line = Line(
         custom_id=values["custom_id"],
         method=values["method"],
         url=values["url"],
         body=text[start:end].encode(),
         model=model if isinstance(model, str) and model else None,
-        stream=body.get("stream") not in (None, False),
-        has_messages=body.get("messages") is not None,
     )
+    return line, body
 
 
 def quoted(text: str) -> str:
@@ -135,7 +138,6 @@ def quoted(text: str) -> str:
 
 _INVALID_JSON = "This line is not parseable as valid JSON"
 _SPACE = re.compile(r"[ \t\r\n]*")
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _decoded(data: bytes) -> str:
@@ -169,8 +171,7 @@ def _members(text: str) -> dict[str, tuple[Any, int, int]]:
         position = _expect(text, position, "}")
         if position != len(text):
             raise ValueError(f"there is more after the object, at character {position + 1}")
-        if _SURROGATE_ESCAPE.search(text):
-            _refuse_lone_surrogates(members)
+        strict_json.refuse_lone_surrogates(text, members)
     except RecursionError as error:
         raise LineError("invalid_json_line", f"{_INVALID_JSON}: it is nested too deeply.") from error
     except ValueError as error:
@@ -178,17 +179,10 @@ def _members(text: str) -> dict[str, tuple[Any, int, int]]:
     return members
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
 def _value(text: str, position: int) -> tuple[Any, int]:
     if position >= len(text):
         raise ValueError(f"it ends at character {position + 1} where a value should be")
-    return _decoder.raw_decode(text, position)
+    return strict_json.decoder.raw_decode(text, position)
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -201,10 +195,3 @@ def _expect(text: str, position: int, mark: str) -> int:
     if text[position : position + 1] != mark:
         raise ValueError(f"expected {mark!r} at character {position + 1}")
     return _skip_space(text, position + 1)
-
-
-def _refuse_lone_surrogates(members: dict[str, tuple[Any, int, int]]) -> None:
-    try:
-        json.dumps({name: value for name, (value, _, _) in members.items()}, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("it holds a lone surrogate, which is no Unicode text") from error

@@ -20,10 +20,16 @@ RESULT_LOST = (
 """A line that was answered once, of a batch that is ending or whose input is gone."""
 
 
+ESCAPED = {mark.encode(): b"\\u%04x" % ord(mark) for mark in "\x85\u2028\u2029"}
+"""What ends a line for many a reader, Python's `iter_lines` among them, and not for JSON: written as JSON's escape."""
+
+
 def answered_line(batch_id: str, number: int, custom_id: str, status: int, body: bytes) -> bytes:
     """A line that the model answered, well (status 200) or with an error of its own; `body` is its JSON."""
     request = _request_id(batch_id, number)
     body = body.replace(b"\n", b" ")  # a raw line feed can only stand between JSON's tokens
+    for mark, escape in ESCAPED.items():
+        body = body.replace(mark, escape)  # and these only within strings
     response = b'{"status_code":%d,"request_id":"req_%b","body":%b}' % (status, request, body)
     return b'{"id":"batch_req_%b","custom_id":%b,"response":%b,"error":null}\n' % (
         request,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from uuid import uuid4
 
+from app.batch.failures import failure_of
 from app.objects import Objects
 from app.store import SegmentDraft, ShardClaim, Store, Usage
 
@@ -138,4 +139,7 @@ def _draft(pending: _Pending, key: str, start: int, lines: bytes) -> SegmentDraf
         failed=frozenset(result.position for result in results if result.failed),
         usage=sum((result.usage for result in results), NO_USAGE),
         finishes=pending.complete,
+        failures=tuple(
+            failure_of(pending.claim.first_line + result.position, result.line) for result in results if result.failed
+        ),
     )

@@ -5,15 +5,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import structlog
 
+from app.batch.failures import failure_of
 from app.batch.lines import LineError, parse_line, requests_of
 from app.batch.output import NOT_RUN, RESULT_LOST, unanswered_line
 from app.batch.recorder import digest_of, segments_prefix
 from app.errors import BatchyardError, ObjectMissing
 from app.objects import Objects, Writer
-from app.store import Batch, BatchClaim, File, Segment, ShardPlan, Store
+from app.store import Batch, BatchClaim, ErrorSummary, File, Segment, ShardPlan, Store
 
 log = structlog.get_logger()
 
@@ -37,6 +39,7 @@ class ResultFiles:
 
     output: File | None
     error: File | None
+    error_summary: list[dict[str, Any]]
     lost: int = 0
 
 
@@ -97,7 +100,7 @@ async def write_result_files(
     """
     batch = claim.batch
     damaged: list[Segment] = []
-    lost = 0
+    lost, summary = 0, ErrorSummary()
     async with AsyncExitStack() as stack:
         output, error = (_ResultFile(objects, stack, claim, kind) for kind in ("output", "error"))
         async for shard in _shards_of(store, objects, batch.id):
@@ -111,10 +114,17 @@ async def write_result_files(
             ordered = [lines[position] for position in sorted(lines)]
             await output.write(b"".join(each.line for each in ordered if not each.failed))
             await error.write(b"".join(each.line for each in ordered if each.failed))
+            _sum_up(summary, shard.plan, lines)
         if damaged:
             raise ResultsDamaged(damaged)
     expires_at = now + (batch.output_expires_after or keep_seconds)
-    return ResultFiles(output.row(now, expires_at), error.row(now, expires_at), lost)
+    return ResultFiles(output.row(now, expires_at), error.row(now, expires_at), summary.entries(), lost)
+
+
+def _sum_up(summary: ErrorSummary, plan: ShardPlan, lines: dict[int, ResultLine]) -> None:
+    for position in sorted(lines):
+        if lines[position].failed:
+            summary.add(failure_of(plan.first_line + position, lines[position].line))
 
 
 def leftovers(claim: BatchClaim) -> list[str]:

@@ -1,5 +1,6 @@
 """The ledger: the only place with SQL."""
 
+from app.store.failures import ErrorSummary, Failure
 from app.store.records import (
     BATCH_STATES,
     FINAL_STATES,
@@ -22,6 +23,8 @@ __all__ = [
     "FINAL_STATES",
     "Batch",
     "BatchClaim",
+    "ErrorSummary",
+    "Failure",
     "File",
     "IdempotencyConflict",
     "QueueFull",

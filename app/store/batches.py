@@ -123,7 +123,14 @@ class BatchVerbs(IdempotencyVerbs, GarbageVerbs):
         )
 
     @writing
-    def start_batch(self, connection: Connection, claim: BatchClaim, model: str, plans: Sequence[ShardPlan]) -> bool:
+    def start_batch(
+        self,
+        connection: Connection,
+        claim: BatchClaim,
+        model: str,
+        plans: Sequence[ShardPlan],
+        warnings: Sequence[Mapping[str, Any]] = (),
+    ) -> bool:
         """Validated: the shards are there and the lines may run. Returns whether the claim still held."""
         acted = connection.execute(
             update(batches)
@@ -132,6 +139,7 @@ class BatchVerbs(IdempotencyVerbs, GarbageVerbs):
                 status="in_progress",
                 in_progress_at=self._now(),
                 model=model,
+                warnings=list(warnings) or None,
                 total=sum(plan.count for plan in plans),
                 owner=None,
                 lease_until=None,
@@ -197,12 +205,13 @@ class BatchVerbs(IdempotencyVerbs, GarbageVerbs):
         *,
         lost: int = 0,
         fault: Mapping[str, Any] | None = None,
+        error_summary: Sequence[Mapping[str, Any]] = (),
     ) -> bool:
         """The result files are there. Returns whether the claim still held; if not, their objects go.
 
         `leftovers`: keys of objects of no more use, and prefixes of keys, which end with a slash: they go as well.
         `lost`: lines that had counted as completed and whose results cannot be read. `fault`: why the batch ends as
-        failed, unless it was told how to end.
+        failed, unless it was told how to end. `error_summary`: of all lines of the error file.
         """
         files_made = [file for file in (output, error) if file is not None]
         status = connection.execute(select(batches.c.ending).where(self._held(claim)).with_for_update()).first()
@@ -219,6 +228,7 @@ class BatchVerbs(IdempotencyVerbs, GarbageVerbs):
                 **{f"{end}_at": self._now()},
                 completed=completed,
                 failed=batches.c.total - completed,
+                error_summary=list(error_summary) or None,
                 errors=batches.c.errors if fault is None else [dict(fault)],
                 output_file_id=output.id if output else None,
                 error_file_id=error.id if error else None,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import BatchyardError
+from app.store.failures import Failure
 
 BATCH_STATES = (
     "validating",
@@ -86,6 +87,8 @@ class Batch:
     output_tokens: int = 0
     reasoning_tokens: int = 0
     errors: list[dict[str, Any]] | None = None
+    warnings: list[dict[str, Any]] | None = None
+    error_summary: list[dict[str, Any]] | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
     in_progress_at: int | None = None
@@ -173,6 +176,7 @@ class SegmentDraft:
     usage: Usage
     finishes: bool = False
     digest: str | None = None
+    failures: tuple[Failure, ...] = ()
 
 
 def file_of(row: Mapping[Any, Any]) -> File:

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, insert, literal, or_, select, tuple_, update
 
 from app.store.database import reading, writing
+from app.store.failures import ErrorSummary
 from app.store.garbage import GarbageVerbs
 from app.store.records import SLOW, Segment, SegmentDraft, ShardClaim, ShardPlan, segment_of, shard_claim_of
 from app.store.tables import batches, database_now, files, segments, shards, starts
@@ -222,6 +223,15 @@ class ShardVerbs(GarbageVerbs):
                 reasoning_tokens=batches.c.reasoning_tokens + usage.reasoning_tokens,
             )
         )
+        if draft.failures:
+            self._add_failures(connection, draft)
+
+    def _add_failures(self, connection: Connection, draft: SegmentDraft) -> None:
+        mine = batches.c.id == draft.claim.batch_id
+        summary = ErrorSummary(connection.scalar(select(batches.c.error_summary).where(mine).with_for_update()))
+        for failure in draft.failures:
+            summary.add(failure)
+        connection.execute(update(batches).where(mine).values(error_summary=summary.entries()))
 
 
 def _suspects_column(suspects: Mapping[int, int], slow: Collection[int]) -> dict[str, Any] | None:

@@ -83,6 +83,8 @@ batches = Table(
     Column("output_tokens", BigInteger, nullable=False, default=0),
     Column("reasoning_tokens", BigInteger, nullable=False, default=0),
     Column("errors", JSON),
+    Column("warnings", JSON),
+    Column("error_summary", JSON),
     # Engines that died with nothing but suspect lines of this batch in them; at the limit the batch is paused.
     Column("engine_losses", Integer, nullable=False, server_default="0"),
     Column("paused_at", BigInteger),

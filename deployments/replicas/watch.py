@@ -15,9 +15,11 @@ import structlog
 from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
+from app.capabilities import Capabilities
 from app.health import ModelHealth
 from app.settings import ModelSettings
 from app.store import Restarts
+from deployments.messages import Heartbeat
 from deployments.placement import Finding
 from deployments.replicas.board import board
 
@@ -57,6 +59,7 @@ class _Model:
     """Replicas that Serve took out of service on purpose."""
     last_healthy: float | None = None
     last_complete: float | None = None
+    capabilities: Capabilities | None = None
 
 
 class ReplicaWatch:
@@ -162,6 +165,10 @@ class ReplicaWatch:
     def models(self) -> list[ModelHealth]:
         return [health for model_id in self._models if (health := self.model(model_id)) is not None]
 
+    def capabilities(self, model_id: str) -> Capabilities | None:
+        """As the last of its replicas told that came up; None while none has."""
+        return self._models[model_id].capabilities
+
     def _beating(self, model: _Model) -> dict[str, int]:
         """Also those that left the board less than DEPARTURE_SECONDS ago and whose stream is not broken."""
         since = self._clock() - model.settings.hang_seconds - SILENCE_MARGIN_SECONDS
@@ -222,7 +229,7 @@ class ReplicaWatch:
             try:
                 stream = model.handle.options(stream=True).watch.remote(replica=name)
                 async for beat in stream:
-                    self._beat(model, name, beat.max_num_seqs)
+                    self._beat(model, name, beat)
             except asyncio.CancelledError:
                 if stream is not None:
                     stream.cancel()
@@ -232,10 +239,11 @@ class ReplicaWatch:
                 self._lost(model, name, error)
             await asyncio.sleep(REWATCH_SECONDS)
 
-    def _beat(self, model: _Model, name: str, max_num_seqs: int) -> None:
+    def _beat(self, model: _Model, name: str, beat: Heartbeat) -> None:
         if name not in model.alive:
             log.info("replica healthy", model=model.settings.id, replica=name)
-        model.alive[name] = _Replica(max_num_seqs, self._clock())
+        model.alive[name] = _Replica(beat.max_num_seqs, self._clock())
+        model.capabilities = beat.capabilities or model.capabilities
         self._note(model, len(self._beating(model)))
         self._beaten.set()
 

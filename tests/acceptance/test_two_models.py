@@ -1,6 +1,7 @@
 """Several models in one application, started by Ray's own `serve run`: chat beside embeddings, with real weights."""
 
 import itertools
+import json
 import math
 import os
 import signal
@@ -9,25 +10,54 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import yaml
+from openai import NotFoundError
 
 from tests.acceptance.conftest import running
-from tests.acceptance.lines import jsonl, results
+from tests.acceptance.lines import chat, jsonl, results
 from tests.acceptance.server import ROOT, Server
 
 EXAMPLE = "examples/two-models.yaml"
 EMBEDDER = "all-MiniLM-L6-v2"
 CHAT = "SmolLM2-135M-Instruct"
+TOOLS_EXAMPLE = "examples/tools.yaml"
+CITIES = ["Paris", "Rome"]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "enum": CITIES}},
+                "required": ["city"],
+            },
+        },
+    }
+    for name in ("weather", "population")
+]
+THOUGHT = {"structured_outputs": {"regex": "<think>I know it\\.</think>Paris"}}
 
 
 class ServeRun(Server):
-    """The same file, started and ended as any application of Ray Serve. Its port stands in the file."""
+    """The same file, started and ended as any application of Ray Serve. Its port stands in the file.
+
+    The chat model is as examples/tools.yaml has it, which costs no start of its own.
+    """
 
     def start(self) -> None:
         config = self.data.parent / "config.yaml"
-        config.write_text((ROOT / EXAMPLE).read_text().replace("port: 8000", f"port: {self.port}"))
+        both, tools = (yaml.safe_load((ROOT / example).read_text()) for example in (EXAMPLE, TOOLS_EXAMPLE))
+        both["http_options"]["port"] = self.port
+        chat, embedder = both["applications"][0]["args"]["models"]
+        [with_tools] = tools["applications"][0]["args"]["models"]
+        assert with_tools == {**chat, "engine": {**with_tools["engine"], **chat["engine"]}}
+        both["applications"][0]["args"]["models"] = [with_tools, embedder]
+        config.write_text(yaml.safe_dump(both))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(Path(sys.executable).with_name("serve")), "run", str(config)],
@@ -116,6 +146,64 @@ def test_each_model_is_listed_and_a_batch_for_both_is_refused(both: Server) -> N
     batch = both.finished(both.create(jsonl(lines), "/v1/embeddings").id)
     assert batch.errors is not None and batch.errors.data
     assert (batch.errors.data[0].code, batch.errors.data[0].line) == ("mismatched_model", 2)
+
+
+def test_each_model_is_refused_what_the_other_is_for(both: Server) -> None:
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions"}
+    lines = [{**line, "body": {"model": EMBEDDER, "messages": [{"role": "user", "content": "x"}]}}]
+    batch = both.finished(both.create(jsonl(lines)).id)
+    assert batch.errors is not None and batch.errors.data
+    assert batch.errors.data[0].code == "endpoint_not_supported"
+    with pytest.raises(
+        NotFoundError, match=f"{EMBEDDER} does not serve /v1/chat/completions. It serves /v1/embeddings"
+    ):
+        both.client.chat.completions.create(model=EMBEDDER, messages=[{"role": "user", "content": "x"}])
+
+
+def test_embeddings_in_bytes_are_refused_in_a_batch_and_come_as_vllm_has_them_online(both: Server) -> None:
+    body = {"model": EMBEDDER, "input": "x", "encoding_format": "bytes"}
+    lines = [{"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}]
+    batch = both.finished(both.create(jsonl(lines), "/v1/embeddings").id)
+    assert batch.errors is not None and batch.errors.data
+    assert batch.errors.data[0].param == "body.encoding_format"
+    answer = both.http.post("/v1/embeddings", json=body)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
+
+
+def asked_of_chat(custom_id: str, **body: Any) -> dict[str, Any]:
+    return chat(custom_id, "How is the weather in Paris?", model=CHAT, temperature=0, max_tokens=100, **body)
+
+
+def call_of(message: dict[str, Any]) -> tuple[str, str]:
+    [call] = message["tool_calls"]
+    return call["function"]["name"], json.loads(call["function"]["arguments"])["city"]
+
+
+def test_lines_call_tools_and_tell_their_reasoning_apart(both: Server) -> None:
+    named = {"type": "function", "function": {"name": "population"}}
+    lines = [
+        asked_of_chat("required", tools=TOOLS[:1], tool_choice="required"),
+        asked_of_chat("named", tools=TOOLS, tool_choice=named),
+        asked_of_chat("thought", **THOUGHT),
+    ]
+    batch = both.finished(both.create(jsonl(lines)).id)
+    assert batch.request_counts is not None and batch.request_counts.failed == 0, results(both, batch.error_file_id)
+    required, function, thought = (
+        each["response"]["body"]["choices"][0]["message"] for each in results(both, batch.output_file_id)
+    )
+    assert call_of(required)[0] == "weather" and call_of(required)[1] in CITIES
+    assert call_of(function)[0] == "population" and call_of(function)[1] in CITIES
+    assert (thought["reasoning"], thought["content"]) == ("I know it.", "Paris")
+    assert getattr(batch, "warnings", None) is None
+
+
+def test_online_requests_do_the_same(both: Server) -> None:
+    body = asked_of_chat("a", tools=TOOLS[:1], tool_choice="required")["body"]
+    called = both.client.chat.completions.create(**body).choices[0].message
+    assert call_of(called.model_dump())[0] == "weather"
+    body = asked_of_chat("b")["body"]
+    thought = both.client.chat.completions.create(**body, extra_body=THOUGHT).choices[0].message
+    assert (thought.model_dump()["reasoning"], thought.content) == ("I know it.", "Paris")
 
 
 def _cosine(left: list[float], right: list[float]) -> float:

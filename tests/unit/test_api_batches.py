@@ -41,6 +41,8 @@ async def test_a_new_batch_has_every_member(client: httpx2.AsyncClient, upload: 
         "request_counts": {"total": 0, "completed": 0, "failed": 0},
         "usage": None,
         "metadata": {"k": "v"},
+        "warnings": None,
+        "error_summary": None,
     }
     assert (await client.get(f"/v1/batches/{batch['id']}")).json() == batch
 

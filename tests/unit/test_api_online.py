@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import httpx2
 import pytest
 from starlette.applications import Starlette
 from structlog.testing import capture_logs
 
+from app.capabilities import Capabilities
 from app.errors import EngineLost
-from tests.unit.fakes import FakeEngines, MakeClient, error_of, exchange
+from tests.unit.fakes import FakeEngines, MakeClient, client_of, error_of, exchange
 
 CHAT = "/v1/chat/completions"
 EVENTS = (("Content-Type", "text/event-stream; charset=utf-8"),)
@@ -71,6 +73,47 @@ async def test_a_request_must_name_a_model_of_ours(
     answer = await client.post(CHAT, json=body)
     assert (answer.status_code, error_of(answer)["param"], error_of(answer)["code"]) == (status, param, code)
     assert engines.calls == []
+
+
+async def asked(make_app: Callable[..., Starlette], path: str, body: object) -> httpx2.Response:
+    """Of models that chat, complete and know the member `foo` there."""
+    known = frozenset({"model", "foo"})
+    app = make_app(capabilities=lambda model: Capabilities({CHAT: known, "/v1/completions": known}))
+    async with client_of(app) as client:
+        return await client.post(path, json=body)
+
+
+async def test_an_endpoint_that_the_model_lacks_is_refused_with_those_that_it_has(
+    make_app: Callable[..., Starlette], engines: FakeEngines
+) -> None:
+    answer = await asked(make_app, "/v1/embeddings", {"model": "polite", "input": "x"})
+    error = error_of(answer)
+    assert (answer.status_code, error["code"], error["param"]) == (404, "endpoint_not_supported", "model")
+    assert error["message"] == f"Model polite does not serve /v1/embeddings. It serves {CHAT}, /v1/completions."
+    assert engines.calls == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "message"),
+    [
+        (CHAT, "guided_json", '`structured_outputs: {"json": …}`'),
+        (CHAT, "extra_body", "at the top level of the body"),
+        ("/v1/completions", "max_completion_tokens", "`max_tokens`"),
+    ],
+)
+async def test_a_member_that_the_engine_would_ignore_is_refused_where_its_meaning_is_known(
+    make_app: Callable[..., Starlette], engines: FakeEngines, path: str, name: str, message: str
+) -> None:
+    answer = await asked(make_app, path, {"model": "good", name: {"x": 1}})
+    error = error_of(answer)
+    assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", name)
+    assert message in error["message"]
+    assert engines.calls == []
+
+
+@pytest.mark.parametrize("name", ["foo", "bar"])
+async def test_other_members_pass_known_to_the_engine_or_not(make_app: Callable[..., Starlette], name: str) -> None:
+    assert (await asked(make_app, CHAT, {"model": "good", name: 1, "guided_json": None})).status_code == 200
 
 
 async def test_a_body_over_the_limit_is_a_413_that_names_it(make_client: MakeClient) -> None:

@@ -74,3 +74,10 @@ def test_adapters_are_given_to_vllm_by_name(engines: ModuleType) -> None:
     assert arguments["max_loras"] == 2, "on a CPU one must stay empty"
     assert "max_loras" not in engines._engine_arguments(settings({"adapters": adapters, "device": "gpu"}).models[0])
     assert "enable_lora" not in engines._engine_arguments(settings({}).models[0])
+
+
+def test_the_config_of_structured_outputs_reaches_vllm_from_a_mapping(engines: ModuleType) -> None:
+    wanted = {"structured_outputs_config": {"enable_in_reasoning": True}}
+    arguments = engines._engine_arguments(settings({"engine": wanted}).models[0])
+    assert arguments["structured_outputs_config"].enable_in_reasoning
+    assert arguments["structured_outputs_config"].reasoning_parser == ""

@@ -177,23 +177,6 @@ def test_the_model_is_read_from_the_body() -> None:
     assert parsed().model is None
 
 
-def test_streaming_is_asked_for_by_anything_but_false_and_null() -> None:
-    assert [parsed(stream=value).stream for value in (False, None, True, 1, "false")] == [
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]
-    assert not parsed().stream
-
-
-def test_messages_are_there_unless_absent_or_null() -> None:
-    assert parsed(messages=[]).has_messages
-    assert not parsed(messages=None).has_messages
-    assert not parsed().has_messages
-
-
 def test_of_a_key_that_stands_twice_in_the_body_both_are_kept_and_the_last_one_counts() -> None:
     body = '{"model": "first", "model": "tiny"}'
     line = parse_line(line_of(body="BODY").replace(b'"BODY"', body.encode()))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
+from app.capabilities import Capabilities
 from app.errors import EngineLost, ReplicaGone
 from app.health import ModelHealth
 from app.settings import ModelSettings
@@ -173,6 +174,17 @@ async def test_the_first_look_does_not_wait_for_a_model_that_is_not_there(monkey
     async with running(Scene()) as scene:
         await asyncio.wait_for(scene.watch.first_look(), 1)
         assert not scene.healthy
+
+
+async def test_what_a_model_can_do_is_known_from_its_first_beat_and_after_its_replica_is_lost() -> None:
+    chatting = Capabilities({"/v1/chat/completions": frozenset({"model"})})
+    async with running(Scene(), "a") as scene:
+        assert scene.watch.capabilities("tiny") is None
+        scene.handle.last("a").items.put_nowait(Heartbeat(8, chatting))
+        scene.handle.last("a").items.put_nowait(Heartbeat(8))
+        scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
+        await until(lambda: not scene.healthy)
+        assert scene.watch.capabilities("tiny") == chatting
 
 
 async def test_a_replica_whose_stream_breaks_is_lost_at_once_and_counts_once() -> None:

@@ -1,10 +1,13 @@
 """What we use of Ray and vLLM below their public surfaces: each test names the file of ours that an upgrade broke."""
 
 import inspect
+import re
 import warnings
 from types import ModuleType
 
 import pytest
+
+from app.settings import ENDPOINTS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -141,3 +144,69 @@ def test_serves_client_knows_the_host_that_http_address_py_asks_for() -> None:
     assert "raise_if_no_controller_running" in inspect.signature(context._get_global_client).parameters
     assert isinstance(inspect.getattr_static(ServeControllerClient, "http_config"), property)
     assert "host" in HTTPOptions.model_fields
+
+
+def test_vllms_app_keeps_its_handlers_where_capabilities_py_looks() -> None:
+    from vllm.entrypoints.generate import api_router
+    from vllm.entrypoints.pooling import factories
+
+    from deployments.capabilities import HANDLERS
+
+    source = inspect.getsource(api_router) + inspect.getsource(factories)
+    assert HANDLERS.keys() == set(ENDPOINTS)
+    for handler in HANDLERS.values():
+        assert f"state.{handler} = " in source
+
+
+def test_vllms_requests_are_as_members_py_says() -> None:
+    """What we refuse vLLM does not know, and what we recommend in its place it does."""
+    from app.members import INSTEAD
+    from deployments.capabilities import members, request_types
+
+    assert request_types().keys() == INSTEAD.keys() == set(ENDPOINTS)
+    for endpoint, request in request_types().items():
+        known = members(request)
+        assert {"model", "user"} <= known
+        assert not known & INSTEAD[endpoint].keys()
+        for name, advice in INSTEAD[endpoint].items():
+            wanted = re.findall(r"`(\w+)", advice)
+            assert set(wanted) <= known, f"{endpoint}: {name}"
+
+
+def test_vllms_class_of_a_request_ignores_what_it_does_not_know() -> None:
+    """Or else we need not warn of it."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "guided_json": {}, "foo": 1}
+    assert ChatCompletionRequest.model_validate(body).structured_outputs is None
+
+
+def test_vllm_says_that_a_tool_parser_is_missing_in_the_words_that_answers_py_knows() -> None:
+    from vllm.renderers import online_renderer
+
+    from deployments.answers import TOLD
+
+    for words in TOLD:
+        assert words in inspect.getsource(online_renderer)
+
+
+def test_vllms_good_answers_have_the_object_that_answers_py_wants() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponse
+    from vllm.entrypoints.openai.completion.protocol import CompletionResponse
+    from vllm.entrypoints.openai.responses.protocol import ResponsesResponse
+    from vllm.entrypoints.pooling.embed.protocol import EmbeddingResponse
+
+    from deployments.answers import KINDS
+
+    answers = (ChatCompletionResponse, CompletionResponse, EmbeddingResponse, ResponsesResponse)
+    assert list(KINDS.values()) == [answer.model_fields["object"].default for answer in answers]
+
+
+def test_vllms_embeddings_in_bytes_are_those_that_validate_py_refuses() -> None:
+    from typing import get_args
+
+    from vllm.utils.serial_utils import EncodingFormat
+
+    from app.batch.validate import BINARY_FORMATS
+
+    assert set(get_args(EncodingFormat)) == {"float", "base64", *BINARY_FORMATS}

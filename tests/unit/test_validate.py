@@ -1,3 +1,4 @@
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator
@@ -7,13 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.batch.file_kind import not_json_lines
 from app.batch.lines import BOM, QUOTED_CHARACTERS, LineFault, RawLine, requests_of, split_lines
 from app.batch.validate import LISTED_FAULTS, ShardCutter, Validation, validate
-from app.settings import DispatchSettings, Limits
+from app.batch.warnings import LISTED_NAMES
+from app.capabilities import Capabilities
+from app.settings import Limits, Settings
 
-CHAT = "/v1/chat/completions"
-SERVED = {"tiny": "tiny", "polite": "tiny", "tiny-2": "tiny-2"}
-LIMITS, DISPATCH = Limits(), DispatchSettings()
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+TINY = {"id": "tiny", "source": "x", "adapters": {"polite": "x"}}
+SETTINGS = Settings.load({"models": [TINY, {"id": "tiny-2", "source": "x"}]}, {})
+KNOWN = frozenset({"model", "messages", "max_tokens", "structured_outputs", "input", "encoding_format", "prompt"})
+CHATTING = Capabilities({CHAT: KNOWN, COMPLETIONS: KNOWN})
 CPU_SECONDS = 10
 """Far above what any file here takes, far below what a quadratic reader would."""
 
@@ -24,10 +30,12 @@ async def parts(data: bytes, size: int = 65_536) -> AsyncIterator[bytes]:
 
 
 async def validated(
-    data: bytes, *, endpoint: str = CHAT, limits: Limits = LIMITS, dispatch: DispatchSettings = DISPATCH
+    data: bytes, *, endpoint: str = CHAT, capabilities: Capabilities | None = None, **changes: object
 ) -> Validation:
+    """`changes`: of the settings."""
     started = time.process_time()
-    found = await validate(parts(data), endpoint=endpoint, served=SERVED, limits=limits, dispatch=dispatch)
+    settings = SETTINGS.model_copy(update=changes)
+    found = await validate(parts(data), endpoint=endpoint, settings=settings, capabilities=lambda model: capabilities)
     assert time.process_time() - started < CPU_SECONDS
     return found
 
@@ -97,6 +105,9 @@ FAULTS: dict[str, tuple[bytes, str, str | None, str]] = {
     "an online url": (line("x", url=f"http://host{CHAT}"), "invalid_url", "url", "does not match the batch endpoint."),
     "streaming": (line("x", body_stream=True), "streaming_unsupported", "body.stream", "Streaming is not supported"),
     "no model": (line("x", body_model="absent"), "invalid_request", "body.model", "Model parameter is required."),
+    "streaming by a number": (line("x", body_stream=1), "streaming_unsupported", "body.stream", "not supported"),
+    "streaming by a text": (line("x", body_stream="false"), "streaming_unsupported", "body.stream", "not supported"),
+    "null as messages": (line("x", body_messages=None), "invalid_request", "body.messages", "is required."),
     "no messages": (
         line("x", body_messages="absent"),
         "invalid_request",
@@ -171,7 +182,10 @@ async def test_a_file_with_too_many_lines_is_read_no_further() -> None:
             yield read[-1]
 
     found = await validate(
-        lines_as_they_come(), endpoint=CHAT, served=SERVED, limits=Limits(lines=3), dispatch=DispatchSettings()
+        lines_as_they_come(),
+        endpoint=CHAT,
+        settings=SETTINGS.model_copy(update={"limits": Limits(lines=3)}),
+        capabilities=lambda model: None,
     )
     assert marks(found) == [("too_many_lines", None, None)]
     assert "more than the 3 lines allowed" in found.faults[0].message
@@ -232,6 +246,7 @@ GOOD_FILES = {
     "a number beyond a float": file_of(raw(b"-1E400")),
     "a deep body": file_of(raw(b"[" * 200 + b"]" * 200)),
     "a 15 MB line": file_of(raw(b'"' + b"x" * 15_000_000 + b'"')),
+    "no streaming": file_of(line("a", body_stream=False), line("b", body_stream=None)),
     "blanks round the JSON": file_of(b" \t" + GOOD + b" \t\r"),
 }
 
@@ -261,13 +276,10 @@ FAULTY_FILES = {
     "a 5,000-digit number": (file_of(GOOD, raw(b"9" * 5000)), [2]),
     "a line cut off": (file_of(GOOD) + line("b")[:-1], [2]),
     "two requests on a line": (file_of(GOOD, line("b") + line("c")), [2]),
-    "a JSON array": (b"[" + GOOD + b"]", [1]),
-    "pretty JSON": (json.dumps(request("a"), indent=1).encode(), list(range(1, 10))),
     "a byte order mark twice": (BOM + BOM + GOOD, [1]),
     "CR alone as line end": (GOOD + b"\r" + line("b"), [1]),
-    "UTF-16, little end first": (file_of(GOOD, line("b")).decode().encode("utf-16"), [1, 2, 3]),
-    "UTF-16, big end first": (file_of(GOOD, line("b")).decode().encode("utf-16-be"), [1, 2]),
-    "gzip": (b"\x1f\x8b\x08\x00" + bytes(range(11, 256)), [1]),
+    "an empty array": (file_of(b"[]", GOOD), [1]),
+    "no JSON, with a comma": (file_of(b"Hello, world", GOOD), [1]),
 }
 
 
@@ -277,6 +289,110 @@ async def test_a_hostile_line_is_named_and_the_lines_round_it_are_not(name: str)
     found = await validated(data)
     assert marks(found) == [("invalid_json_line", number, None) for number in lines]
     assert all(len(fault.message) < 300 for fault in found.faults)
+
+
+TEXT_LINES = file_of(GOOD, line("b")).decode()
+WRONG_KINDS = {
+    "gzip": (gzip.compress(TEXT_LINES.encode()), "compressed with gzip: unpack it"),
+    "xlsx": (b"PK\x03\x04" + bytes(100), "ZIP archive, as .xlsx files are"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(100), "Zstandard"),
+    "UTF-16 with its mark": (TEXT_LINES.encode("utf-16"), "UTF-16: save it as UTF-8"),
+    "UTF-16, big end first": (TEXT_LINES.encode("utf-16-be"), "UTF-16"),
+    "UTF-16, little end first": (TEXT_LINES.encode("utf-16-le"), "UTF-16"),
+    "a JSON array": (b"[" + GOOD + b"]", "one JSON array"),
+    "a pretty JSON array": (json.dumps([request("a")], indent=1).encode(), "one JSON array"),
+    "a pretty JSON array behind a mark": (BOM + json.dumps([request("a")], indent=1).encode(), "one JSON array"),
+    "pretty JSON": (json.dumps(request("a"), indent=1).encode(), "JSON over several lines"),
+    "CSV": (b"custom_id,prompt\na,Hello\nb,Bye\n", "looks like CSV"),
+    "CSV with JSON in it": (b'custom_id;body\r\na;"{""model"": ""tiny""}"\r\n', "looks like CSV"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_KINDS)
+async def test_a_file_of_another_kind_has_one_fault_that_says_what_to_do(name: str) -> None:
+    data, message = WRONG_KINDS[name]
+    found = await validated(data)
+    assert marks(found) == [("invalid_file_format", None, None)]
+    assert message in found.faults[0].message
+    assert not_json_lines(data[:200]) == found.faults[0]  # as `batchyard run` asks it, before the upload
+
+
+# What the engine would ignore
+
+MISNAMED = {
+    "guided_json": (CHAT, '`structured_outputs: {"json": …}`'),
+    "guided_regex": (COMPLETIONS, '`structured_outputs: {"regex": …}`'),
+    "extra_body": (EMBEDDINGS, "at the top level of the body"),
+    "max_completion_tokens": (COMPLETIONS, "Write `max_tokens` instead"),
+    "enable_thinking": (CHAT, "`chat_template_kwargs"),
+}
+
+
+@pytest.mark.parametrize("name", MISNAMED)
+@pytest.mark.parametrize("known", [True, False], ids=["told by the engine", "engine not heard of yet"])
+async def test_a_member_whose_meaning_is_known_is_a_fault_that_says_what_to_write(name: str, known: bool) -> None:
+    endpoint, message = MISNAMED[name]
+    capabilities = Capabilities({endpoint: KNOWN}) if known else None
+    data = file_of(line("a", url=endpoint), line("b", url=endpoint, **{f"body_{name}": {"x": 1}}))
+    found = await validated(data, endpoint=endpoint, capabilities=capabilities)
+    assert marks(found) == [("unsupported_parameter", 2, f"body.{name}")]
+    assert message in found.faults[0].message
+
+
+async def test_a_member_that_the_engine_does_know_is_no_fault_whatever_it_once_meant() -> None:
+    capabilities = Capabilities({CHAT: KNOWN | {"reasoning"}})
+    assert not (await validated(file_of(line("a", body_reasoning={})), capabilities=capabilities)).faults
+
+
+async def test_a_member_that_is_null_is_as_good_as_absent() -> None:
+    found = await validated(file_of(line("a", body_guided_json=None, body_foo=None)), capabilities=CHATTING)
+    assert (found.faults, found.warnings) == ([], [])
+
+
+async def test_members_that_the_engine_ignores_are_counted_by_name() -> None:
+    odd = line("b", body_foo=1, body_store=True)
+    data = file_of(line("a"), b"", odd, line("c", body_foo=2), line("d", body_max_tokens=1))
+    found = await validated(data, capabilities=CHATTING)
+    assert (found.model, found.faults) == ("tiny", [])
+    assert [(each["code"], each["param"], each["line"], each["count"]) for each in found.warnings] == [
+        ("unknown_parameter", "body.foo", 3, 2),
+        ("unknown_parameter", "body.store", 3, 1),
+    ]
+
+
+async def test_of_many_ignored_names_the_first_are_listed_and_the_rest_counted() -> None:
+    lines = [line(str(number), **{f"body_{'x' * 500}{number}": 1, f"body_n{number}": 1}) for number in range(100)]
+    found = await validated(file_of(*lines), capabilities=CHATTING)
+    listed = [100, *[1] * (LISTED_NAMES - 1)]  # the long names are one by what is shown of them
+    assert [each["count"] for each in found.warnings] == [*listed, 200 - sum(listed)]
+    assert (found.warnings[-1]["code"], found.warnings[-1]["param"]) == ("more_warnings", None)
+    assert all(len(str(each)) < 2 * QUOTED_CHARACTERS + 250 for each in found.warnings)
+
+
+async def test_unknown_members_are_faults_where_the_settings_say_so() -> None:
+    data = file_of(line("a"), line("b", body_foo=1))
+    found = await validated(data, capabilities=CHATTING, unknown_parameters="fault")
+    assert (marks(found), found.warnings) == ([("unknown_parameter", 2, "body.foo")], [])
+
+
+async def test_while_no_engine_was_heard_of_nothing_is_called_unknown() -> None:
+    found = await validated(file_of(line("a", body_foo=1)), unknown_parameters="fault")
+    assert (found.faults, found.warnings) == ([], [])
+
+
+async def test_an_endpoint_that_the_model_lacks_is_one_fault_of_the_file() -> None:
+    data = file_of(*(line(str(number), url=EMBEDDINGS, body_input="x") for number in range(5)))
+    found = await validated(data, endpoint=EMBEDDINGS, capabilities=CHATTING)
+    assert (marks(found), found.plans) == ([("endpoint_not_supported", None, "endpoint")], [])
+    assert found.faults[0].message == (f"Model tiny does not serve {EMBEDDINGS}. It serves {CHAT}, {COMPLETIONS}.")
+
+
+@pytest.mark.parametrize("encoding", ["bytes", "bytes_only"])
+async def test_embeddings_in_bytes_are_refused_for_they_cannot_stand_in_a_line(encoding: str) -> None:
+    good = [line(name, url=EMBEDDINGS, body_encoding_format=name) for name in ("float", "base64")]
+    data = file_of(*good, line("c", url=EMBEDDINGS, body_encoding_format=encoding))
+    found = await validated(data, endpoint=EMBEDDINGS, capabilities=Capabilities({EMBEDDINGS: KNOWN}))
+    assert marks(found) == [("invalid_value", 3, "body.encoding_format")]
 
 
 @pytest.mark.parametrize("filler", [b"x", b" ", b"[", b"\x00"])

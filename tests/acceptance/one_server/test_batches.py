@@ -1,11 +1,12 @@
 """The main job, over HTTP, with the real client, on the real engine."""
 
+import gzip
 import json
 import time
 from typing import Any
 
 import pytest
-from openai import APIStatusError, ConflictError, NotFoundError
+from openai import APIStatusError, BadRequestError, ConflictError, NotFoundError
 
 from tests.acceptance.lines import assert_each_line_once, chat, chats, jsonl, results
 from tests.acceptance.server import Server
@@ -77,13 +78,53 @@ def test_batches_take_the_other_endpoints_too(server: Server, endpoint: str, bod
     assert batch.usage is not None and batch.usage.output_tokens > 0
 
 
-def test_an_endpoint_that_the_model_does_not_serve_fails_the_line_and_not_the_batch(server: Server) -> None:
+def test_an_endpoint_that_the_model_does_not_serve_is_refused_with_those_that_it_serves(server: Server) -> None:
     line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"model": "tiny", "input": "x"}}
     batch = server.finished(server.create(jsonl([line]), "/v1/embeddings").id)
-    [error] = results(server, batch.error_file_id)
-    assert batch.status == "completed"
-    assert error["response"]["status_code"] >= 400
-    assert "/v1/embeddings" in error["response"]["body"]["error"]["message"]
+    assert batch.status == "failed" and batch.errors is not None and batch.errors.data
+    served = "It serves /v1/chat/completions, /v1/completions, /v1/responses."
+    [fault] = batch.errors.data
+    assert (fault.code, fault.param, fault.line) == ("endpoint_not_supported", "endpoint", None)
+    assert fault.message == f"Model tiny does not serve /v1/embeddings. {served}"
+    with pytest.raises(NotFoundError) as refused:
+        server.client.embeddings.create(model="tiny", input="x")
+    assert (refused.value.code, refused.value.param) == ("endpoint_not_supported", "model")
+    assert served in refused.value.message
+
+
+def test_members_that_vllm_would_ignore_are_refused_or_warned_of(server: Server) -> None:
+    wrong = [chat("a"), chat("b", guided_choice=["yes", "no"])]
+    batch = server.finished(server.create(jsonl(wrong)).id)
+    assert batch.status == "failed" and batch.errors is not None and batch.errors.data
+    [fault] = batch.errors.data
+    assert (fault.code, fault.param, fault.line) == ("unsupported_parameter", "body.guided_choice", 2)
+    with pytest.raises(BadRequestError, match="structured_outputs"):
+        server.client.chat.completions.create(**chat("b")["body"], extra_body={"guided_choice": ["yes"]})
+
+    right = [chat("a", structured_outputs={"choice": ["yes", "no"]}), chat("b", foo=1, top_k=5), chat("c", foo=2)]
+    batch = server.finished(server.create(jsonl(right)).id)
+    answer = results(server, batch.output_file_id)[0]["response"]["body"]["choices"][0]["message"]["content"]
+    assert answer in ("yes", "no")
+    [warning] = batch.model_dump()["warnings"]
+    assert (warning["code"], warning["param"], warning["line"], warning["count"]) == (
+        "unknown_parameter",
+        "body.foo",
+        2,
+        2,
+    )
+
+
+def test_failed_lines_are_told_by_code_and_a_missing_tool_parser_in_the_words_of_our_config(server: Server) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    asked = {"tools": [tool], "tool_choice": "required"}
+    lines = [chat("good"), chat("tool", **asked), chat("long", "word " * 3000), chat("again", **asked)]
+    batch = server.finished(server.create(jsonl(lines)).id)
+    summary = batch.model_dump()["error_summary"]
+    assert sum(each["count"] for each in summary) == 3
+    [tools] = [each for each in summary if "tool_call_parser: NAME" in each["message"]]
+    assert (tools["count"], tools["line"], tools["custom_id"]) == (2, 2, "tool")
+    with pytest.raises(BadRequestError, match="enable_auto_tool_choice: true"):
+        server.client.chat.completions.create(**chat("x")["body"], **asked)
 
 
 def test_results_are_readable_while_the_batch_runs(server: Server) -> None:
@@ -193,6 +234,8 @@ BROKEN = {
     "other model": (jsonl([chat("a"), chat("b", model="gpt-4o")]), "model_not_found", 2),
     "stream": (jsonl([chat("a", stream=True)]), "streaming_unsupported", 1),
     "empty": (b"", "empty_file", None),
+    "gzip": (gzip.compress(jsonl([chat("a")])), "invalid_file_format", None),
+    "array": (json.dumps([chat("a")]).encode(), "invalid_file_format", None),
 }
 
 

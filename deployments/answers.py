@@ -1,0 +1,71 @@
+"""vLLM's answers over HTTP before they leave its replica: told in full, and never called good when they are not."""
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from app.api.envelope import envelope as envelope_of
+from deployments.messages import HttpStart
+
+KINDS = {
+    "/v1/chat/completions": "chat.completion",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "list",
+    "/v1/responses": "response",
+}
+"""The `object` of a good answer of each endpoint."""
+
+TOLD = {
+    "--tool-call-parser": "In Batchyard these are `enable_auto_tool_choice: true` and `tool_call_parser: NAME`, under "
+    "`engine` of the model in the config."
+}
+"""What a client of ours needs to know behind vLLM's message that names one of its command line's options."""
+
+
+def checked(endpoint: str, status: int, content: bytes) -> tuple[int, bytes, dict[str, Any] | None]:
+    """Status and JSON object that stand for vLLM's answer to a line, and its usage.
+
+    An error keeps its status and has an envelope; a good answer is a JSON object of the endpoint's kind, or else a 502.
+    """
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        answer = {}
+    if status >= 400 and "error" in answer:
+        return status, content, None
+    if status == 200 and answer.get("object") == KINDS[endpoint]:
+        return status, content, answer.get("usage")
+    said = content[:200].decode(errors="replace")
+    if status >= 400:
+        return status, envelope(status, f"{endpoint}: {said}"), None
+    message = f"The engine's answer to {endpoint} has status {status} and is no {KINDS[endpoint]!r} in JSON: {said}"
+    return 502, envelope(502, message), None
+
+
+async def explained(messages: AsyncGenerator[HttpStart | bytes, None]) -> AsyncGenerator[HttpStart | bytes, None]:
+    """The same answer; a 400 that is about the engine's settings also says where they are set here."""
+    async with contextlib.aclosing(messages):
+        async for message in messages:
+            if not isinstance(message, HttpStart) or message.status != 400:
+                yield message
+                continue
+            content = _with_our_words(b"".join([part async for part in messages if isinstance(part, bytes)]))
+            kept = [(name, value) for name, value in message.headers if name.lower() != "content-length"]
+            yield HttpStart(message.status, [*kept, ("content-length", str(len(content)))])
+            yield content
+
+
+def _with_our_words(content: bytes) -> bytes:
+    told = [ours for theirs, ours in TOLD.items() if theirs.encode() in content]
+    if not told:
+        return content
+    answer = json.loads(content)
+    answer["error"]["message"] = " ".join([answer["error"]["message"].rstrip(".") + ".", *told])
+    return json.dumps(answer).encode()
+
+
+def envelope(status: int, message: str) -> bytes:
+    return json.dumps(envelope_of(status, message)).encode()
