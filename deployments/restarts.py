@@ -174,7 +174,7 @@ def ledger_asker(settings: Settings) -> Callable[[str], StartAnswer]:
     deploy = uuid4().hex
 
     async def ask(starter: str) -> StartAnswer:
-        store = Store.open_existing(settings.database_url, lambda: int(time.time()))
+        store = Store.open(settings.database_url, lambda: int(time.time()))
         try:
             return await store.ask_to_start(
                 "cluster", starter, deploy=deploy, planned=0, budget=settings.restarts_per_hour

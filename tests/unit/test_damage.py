@@ -38,7 +38,9 @@ DAMAGES = (_change_a_byte_of_a_string, _cut_short, _end_before_the_last_line, _e
 
 
 def a_segment(yard: Yard) -> Path:
-    return next(path for path in sorted((yard.settings.data / "objects/segments").rglob("*")) if path.is_file())
+    """The largest: one of a single line has no line before its last."""
+    files = [path for path in (yard.settings.data / "objects/segments").rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
 
 
 class Told:

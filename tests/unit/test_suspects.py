@@ -148,10 +148,10 @@ async def test_suspects_run_one_shard_in_a_replica_at_a_time_beside_the_others(y
             yard.engines.kill(replica)
             yard.engines.restart(replica)
         yard.engines.sent.clear()
+        await until(lambda: yard.engines.in_flight == 8 * (2 + 4))
         await until(lambda: given_back(yard, 14))  # of 16
         await dispatcher.start_shards()
-        assert await given_back(yard, 14)
-        assert yard.engines.in_flight == 8 * (2 + 4)
+        await until(lambda: given_back(yard, 14))
         assert {replica for replica, _, _ in yard.engines.sent} == {"r1", "r2"}
         yard.engines.open.set()
         batch = await yard.finished(batch_id)
