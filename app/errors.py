@@ -1,12 +1,24 @@
 """The one tree of errors. A class's docstring is its meaning; `app/api/errors.py` maps classes to HTTP answers."""
 
+from collections.abc import Sequence
+
+ConfigFault = tuple[tuple[str | int, ...], str]
+"""The place of a value in nested mappings and lists, and what is wrong with it."""
+
 
 class BatchyardError(Exception):
     """Something that Batchyard can name went wrong."""
 
 
 class SettingsError(BatchyardError):
-    """The config cannot be used."""
+    """The config cannot be used.
+
+    `faults`: what is wrong at which place of the config's `args`, where that is known; the message has all of it.
+    """
+
+    def __init__(self, message: str, faults: "Sequence[ConfigFault]" = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
 
 
 class FolderGone(BatchyardError):

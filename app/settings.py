@@ -5,7 +5,8 @@ names the field; `Settings.load` turns pydantic's report into one sentence a fie
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from app.cpu_dtype import fast_dtype
 from app.cpu_replicas import GIB, Choice, Engine, Machine, choose_replicas, weights_bytes
-from app.errors import SettingsError
+from app.errors import ConfigFault, SettingsError
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 """What a batch may ask for, and what is served online: what vLLM serves of OpenAI's list."""
@@ -323,7 +324,7 @@ class Settings(_Frozen):
         try:
             settings = cls.model_validate(merged)
         except ValidationError as error:
-            raise SettingsError(_sentences(error)) from error
+            raise wrong_settings(_faults(error, environ)) from error
         named_in_full = [
             model.model_copy(
                 update={
@@ -408,18 +409,57 @@ def _lies_in_a_folder(path: Path) -> bool:
     return len(path.parts) > 1 and path.parent.is_dir()
 
 
-def _sentences(error: ValidationError) -> str:
-    lines = []
+def wrong_settings(faults: Sequence[ConfigFault]) -> SettingsError:
+    sentences = [f"{dotted(place)}: {message}" if place else message for place, message in faults]
+    return SettingsError("The Batchyard config is wrong. " + "; ".join(sentences), faults)
+
+
+def dotted(place: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in place)
+
+
+VARIABLES = {
+    "data": "BATCHYARD_DATA",
+    "restarts_per_hour": "BATCHYARD_RESTARTS_PER_HOUR",
+    "replicas": "BATCHYARD_REPLICAS",
+}
+"""The last words on a field. One that is wrong is named, once, instead of the field or fields."""
+
+
+def _faults(error: ValidationError, environ: Mapping[str, str]) -> list[ConfigFault]:
+    """One for each mistake: a variable that many models have is one, and so is a misspelt key that is missed.
+
+    pydantic leaves out of a list what is wrong in itself, and may then call the list too short.
+    """
+    faults: dict[ConfigFault, None] = {}
+    unknown = [fault["loc"] for fault in error.errors() if fault["type"] == "extra_forbidden"]
+    places = [fault["loc"] for fault in error.errors()]
     for fault in error.errors():
-        field = ".".join(str(part) for part in fault["loc"]) or "args"
-        message = fault["msg"].removeprefix("Value error, ")
+        if any(len(place) > len(fault["loc"]) and place[: len(fault["loc"])] == fault["loc"] for place in places):
+            continue
+        place, message = fault["loc"], fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = "unknown key; " + _known_keys(fault["loc"][:-1])
-        lines.append(f"{field}: {message}")
-    return "The Batchyard config is wrong. " + "; ".join(lines)
+            message = "unknown key; " + did_you_mean(str(place[-1]), _known_keys(place[:-1]))
+        elif fault["type"] == "missing" and any(_may_be_meant(key, place) for key in unknown):
+            continue
+        variable = next((name for field, name in VARIABLES.items() if field in place), "")
+        if environ.get(variable):
+            faults[((), f"{variable} is {environ[variable]!r}: {message}")] = None
+        else:
+            faults[(place, message or "wrong")] = None
+    return list(faults)
 
 
-def _known_keys(path: tuple[int | str, ...]) -> str:
+def did_you_mean(key: str, known: Sequence[str]) -> str:
+    near = get_close_matches(key, known, n=1)
+    return f"known here: {', '.join(sorted(known))}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _may_be_meant(key: tuple[int | str, ...], missing: tuple[int | str, ...]) -> bool:
+    return key[:-1] == missing[:-1] and bool(get_close_matches(str(key[-1]), [str(missing[-1])]))
+
+
+def _known_keys(path: tuple[int | str, ...]) -> list[str]:
     sections: dict[str, type[BaseModel]] = {
         "models": ModelSettings,
         "limits": Limits,
@@ -427,4 +467,4 @@ def _known_keys(path: tuple[int | str, ...]) -> str:
         "retention": Retention,
     }
     section: type[BaseModel] = sections.get(str(path[0]), Settings) if path else Settings
-    return f"known here: {', '.join(sorted(section.model_fields))}"
+    return list(section.model_fields)

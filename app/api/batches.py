@@ -96,7 +96,9 @@ class Batches:
         return pages.page([batch_object(batch) for batch in batches], has_more)
 
     async def retrieve(self, request: Request) -> Response:
-        return JSONResponse(batch_object(await self._found(request)))
+        batch = await self._found(request)
+        progress = await self._store.progress(batch.id) if batch.status == "in_progress" else None
+        return JSONResponse(batch_object(batch) | ({"progress": asdict(progress)} if progress else {}))
 
     async def cancel(self, request: Request) -> Response:
         batch_id = request.path_params["batch_id"]

@@ -176,7 +176,17 @@ class Lifecycle:
         )
         if acted and written.lost:
             self._alert_of_damage(batch, written.lost)
-        log.info("batch finished", batch=batch.id, ending=batch.ending or "completed", acted=acted)
+        log.info("batch finished", **self._outcome(batch), acted=acted)
+
+    def _outcome(self, batch: Batch) -> dict[str, object]:
+        """For the log. Lines that were cut off by the batch's end count as failed."""
+        return {
+            "batch": batch.id,
+            "ending": batch.ending or "completed",
+            "completed": batch.completed,
+            "failed": batch.total - batch.completed,
+            "seconds": int(self._now()) - batch.created_at,
+        }
 
     async def _write_results(self, claim: BatchClaim) -> ResultFiles:
         """Raises ResultsDamaged, unless there were so many faults that the batch must end now."""

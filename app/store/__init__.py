@@ -1,6 +1,7 @@
 """The ledger: the only place with SQL."""
 
 from app.store.failures import ErrorSummary, Failure
+from app.store.progress import Progress
 from app.store.records import (
     BATCH_STATES,
     FINAL_STATES,
@@ -27,6 +28,7 @@ __all__ = [
     "Failure",
     "File",
     "IdempotencyConflict",
+    "Progress",
     "QueueFull",
     "Restarts",
     "Segment",

@@ -5,10 +5,11 @@ acts on nothing means that somebody else has the work now: a normal result, not 
 """
 
 from app.store.files import FileVerbs
+from app.store.progress import ProgressVerbs
 from app.store.repairs import RepairVerbs
 from app.store.shards import ShardVerbs
 from app.store.starts import StartVerbs
 
 
-class Store(FileVerbs, RepairVerbs, ShardVerbs, StartVerbs):
+class Store(FileVerbs, ProgressVerbs, RepairVerbs, ShardVerbs, StartVerbs):
     """The ledger. Open it with `Store.open(url, now)`, or `Store.open_existing(url, now)`."""

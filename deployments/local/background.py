@@ -4,21 +4,19 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, build_opener
+from typing import Any
 
 import psutil
 
 from app.errors import BatchyardError
-from app.settings import Settings
+from deployments.local.checks import checked_settings
 from deployments.local.folder_lock import LOCK_FILE, AlreadyServed, server_pid
 from deployments.local.local_config import LocalConfig, refuse_taken_port
-
-LOG_BYTES = 64 * 1024 * 1024
-"""A log larger than this makes room for a new one at the next start; the one before it is kept."""
+from deployments.local.log_file import LogOfThisStart, log_file, make_room
+from deployments.local.probe import http_json, http_status
 
 LAST_LINES = 20
 POLL_SECONDS = 0.2
@@ -42,11 +40,11 @@ class Background:
     def load(cls) -> "Background":
         """As `batchyard serve` reads them. Raises SettingsError."""
         config = LocalConfig.load()
-        return cls(config, Settings.load(config.args).data)
+        return cls(config, config.settings().data)
 
     @property
     def log(self) -> Path:
-        return self.data / "logs" / "serve.log"
+        return log_file(self.data)
 
     @property
     def url(self) -> str:
@@ -63,16 +61,31 @@ class Background:
             )
         return pid
 
-    def up(self) -> None:
-        """Starts it, and returns when it answers. Raises SettingsError and BackgroundError."""
+    def up(self, tell: Callable[[str], None] = lambda step: None) -> None:
+        """Starts it, and returns when it answers; `tell` hears what the start is at.
+
+        Raises SettingsError and BackgroundError.
+        """
         if (pid := self.pid) is not None:
             raise AlreadyServed(self.data, pid)
+        checked_settings(self.config)  # here, and not in a log
         refuse_taken_port(self.config)  # else the answer could be another server's
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
-            self.log.replace(self.log.with_name("serve.log.1"))
-        with self.log.open("ab") as log:
-            server = subprocess.Popen(
+        make_room(self.log)
+        start = LogOfThisStart(self.log)
+        server = self._start()
+        tell(f"Starting on {self.config.url}. Log: {self.log}")
+        while server.poll() is None:
+            for step in start.new_steps():
+                tell(f"Starting: {step}")
+            if http_status(f"{self.config.url}/livez") == 200:  # Ray answers 404 before the gateway is there
+                return
+            time.sleep(POLL_SECONDS)
+        lines = start.text().splitlines()[-LAST_LINES:]
+        raise BackgroundError("\n".join([*lines, f"The server did not start: {self.log} says why, and ends as above."]))
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as log:  # to append: what makes it short (log_file.py) counts on it
+            return subprocess.Popen(
                 [sys.executable, "-m", "app.cli", "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -80,12 +93,26 @@ class Background:
                 env={**os.environ, "BATCHYARD_DATA": str(self.data)},
                 start_new_session=True,  # it outlives the terminal
             )
-        while server.poll() is None:
-            if http_status(f"{self.config.url}/livez") == 200:  # Ray answers 404 before the gateway is there
-                return
+
+    def await_ready(self, tell: Callable[[str], None]) -> None:
+        """Returns once a batch would be accepted; `tell` hears what that waits for, each time it is something new.
+
+        Raises BackgroundError when the server ends.
+        """
+        told = None
+        while http_status(f"{self.config.url}/readyz") != 200:
+            if self.pid is None:
+                raise BackgroundError(f"The server ended while its models loaded: {self.log} says why")
+            if (waiting := "; ".join(self.missing())) and waiting != told:
+                tell(waiting)
+                told = waiting
             time.sleep(POLL_SECONDS)
-        lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-        raise BackgroundError("\n".join([*lines, f"The server did not start: {self.log} says why, and ends as above."]))
+
+    def missing(self) -> list[str]:
+        """Of each model that has too few replicas, what is known of them, and what else is wrong."""
+        health = http_json(f"{self.url}/health") or {}
+        reasons = [str(reason)] if (reason := health.get("reason")) else []
+        return reasons + [_in_words(model) for model in health.get("models", []) if model["healthy"] < model["target"]]
 
     def down(self) -> int | None:
         """Stops it, and returns its pid when it is gone; None: nothing ran. Raises BackgroundError."""
@@ -107,16 +134,8 @@ class Background:
         return pid
 
 
-DIRECT = build_opener(ProxyHandler({}))
-"""Not by a proxy that the environment names: it would answer in place of a server on this machine."""
-
-
-def http_status(url: str) -> int | None:
-    """None when nobody answers within 5 s."""
-    try:
-        with DIRECT.open(url, timeout=5) as answer:
-            return int(answer.status)
-    except HTTPError as error:
-        return error.code
-    except (OSError, HTTPException):
-        return None
+def _in_words(model: dict[str, Any]) -> str:
+    """`tiny: starting, 0 of 1 replicas healthy: the engine loads its weights`"""
+    why = model.get("starting") or model.get("reason")
+    known = f"{model['id']}: {model['state']}, {model['healthy']} of {model['target']} replicas healthy"
+    return f"{known}: {why}" if why else known

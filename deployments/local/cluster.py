@@ -19,18 +19,21 @@ from typing import NoReturn
 import psutil
 import structlog
 
-from app.settings import Settings
+from app.errors import SettingsError
 from app.telemetry import start_telemetry
-from deployments.local.background import http_status
 from deployments.local.family import (
     AWAITED_SIGNALS,
     GRACE_SECONDS,
+    REFUSED,
     STOP_CHILD,
     STOP_SIGNALS,
     adopt_orphans,
     leave_nothing,
 )
 from deployments.local.local_config import LocalConfig
+from deployments.local.log_file import STARTING
+from deployments.local.log_lines import one_format, write_what_is_left
+from deployments.local.probe import http_status
 
 log = structlog.get_logger()
 
@@ -47,13 +50,20 @@ SILENT_LOOKS = 6
 def run_child(scratch: str) -> None:
     """The child's whole life."""
     start_telemetry("cluster")
-    try:
-        _on_stop_signals(_stop)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED_SIGNALS)  # blocked by the parent: none came too early
-        threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
-        run_cluster(scratch)
-    finally:
-        leave_nothing(scratch)
+    with one_format():
+        try:
+            _on_stop_signals(_stop)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED_SIGNALS)  # blocked by the parent: none came too early
+            threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
+            run_cluster(scratch)
+        except SettingsError as error:
+            log.error("the config cannot be served", reason=str(error))
+            raise SystemExit(REFUSED) from error
+        except Exception as error:
+            log.exception("the cluster failed")
+            raise SystemExit(1) from error
+        finally:
+            leave_nothing(scratch)
 
 
 def _on_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
@@ -83,12 +93,13 @@ def run_cluster(scratch: str) -> None:
     from deployments.placement import cpus
 
     config = LocalConfig.load()
-    settings = Settings.load(config.args)
+    settings = config.settings()
     # The application's imports (vLLM: 10 s) go on while Ray's own processes start.
     loading = threading.Thread(target=config.application)
     loading.start()
     stopping = threading.Event()
     try:
+        log.info(STARTING, step="Ray")
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, cpus(settings)),
@@ -99,6 +110,7 @@ def run_cluster(scratch: str) -> None:
         )
         threading.Thread(target=_end_with_cluster, args=(_watched_processes(), stopping, scratch), daemon=True).start()
         threading.Thread(target=_end_when_silent, args=(config.url, stopping, scratch), daemon=True).start()
+        log.info(STARTING, step="Ray Serve")
         serve.start(
             proxy_location="HeadOnly",
             http_options={
@@ -107,13 +119,14 @@ def run_cluster(scratch: str) -> None:
                 "request_timeout_s": config.request_timeout_s,
             },
         )
+        log.info(STARTING, step="the application")
         loading.join()
         application = config.application()(config.args)
         os.write(0, b"\0")  # tells the parent that the cluster is up
-        print(f"Batchyard serves on {config.url}. Models load: see {config.url}/readyz", flush=True)
+        log.info(f"Batchyard serves on {config.url}. Models load: see {config.url}/readyz")
         try:
             serve.run(application, name="batchyard", route_prefix="/", logging_config={"enable_access_log": False})
-            print("Ready.", flush=True)
+            log.info("Ready.")
         except RuntimeError as error:  # an engine does not start: the gateway stays, and /health says why
             log.error("the application is not complete", reason=str(error))
         signal.pause()
@@ -174,6 +187,7 @@ def falls_silent(url: str, stopping: threading.Event) -> bool:
 
 def _end_at_once(scratch: str) -> NoReturn:
     leave_nothing(scratch)
+    write_what_is_left()
     os._exit(1)
 
 

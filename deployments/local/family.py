@@ -17,6 +17,9 @@ GRACE_SECONDS = 15.0
 KILL_SECONDS = 10.0
 """How long killed processes may take to be gone: they take milliseconds, unless they hang in the kernel."""
 
+REFUSED = 3
+"""The child's exit code when it has said in words why it cannot start."""
+
 STOP_CHILD = signal.SIGUSR1
 """Not SIGTERM: in a process that is connected to Ray, Ray's handler of it aborts three seconds later."""
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from app.errors import SettingsError
 from app.settings import Settings
+from deployments.local.config_file import ConfigFile, is_port
 from deployments.open_door import refuse_public_host
 
 
@@ -19,7 +18,7 @@ from deployments.open_door import refuse_public_host
 class LocalConfig:
     """A Serve config with the environment on top."""
 
-    path: Path
+    file: ConfigFile
     import_path: str
     args: Mapping[str, Any]
     host: str
@@ -30,24 +29,24 @@ class LocalConfig:
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ) -> "LocalConfig":
         """Of BATCHYARD_CONFIG, BATCHYARD_HOST and BATCHYARD_PORT. Raises SettingsError."""
-        path = Path(environ.get("BATCHYARD_CONFIG", "local.yaml"))
+        file = ConfigFile.read(Path(environ.get("BATCHYARD_CONFIG") or "local.yaml"))
+        [application] = file.content["applications"]
+        http = file.content.get("http_options") or {}
+        return cls(
+            file=file,
+            import_path=application["import_path"],
+            args=application.get("args") or {},
+            host=environ.get("BATCHYARD_HOST") or http.get("host", "127.0.0.1"),
+            port=_port_of(environ) if environ.get("BATCHYARD_PORT") else http.get("port", 8000),
+            request_timeout_s=http.get("request_timeout_s"),
+        )
+
+    def settings(self, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Raises SettingsError, with file, line and field."""
         try:
-            config = yaml.safe_load(path.read_text())
-            application = config["applications"][0]
-            http = config.get("http_options") or {}
-            port = int(environ.get("BATCHYARD_PORT", http.get("port", 8000)))
-            return cls(
-                path=path,
-                import_path=application["import_path"],
-                args=application.get("args") or {},
-                host=environ.get("BATCHYARD_HOST", http.get("host", "127.0.0.1")),
-                port=port,
-                request_timeout_s=http.get("request_timeout_s"),
-            )
-        except OSError as error:
-            raise SettingsError(f"BATCHYARD_CONFIG: {path} cannot be read: {error.strerror}") from error
-        except (KeyError, IndexError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise SettingsError(f"{path} is not a Serve config with one application: {error!r}") from error
+            return Settings.load(self.args, environ)
+        except SettingsError as error:
+            raise self.file.args_error(error) from error
 
     def application(self) -> Callable[[Mapping[str, Any]], Any]:
         module, _, name = self.import_path.partition(":")
@@ -58,6 +57,13 @@ class LocalConfig:
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host  # IPv6
         return f"http://{host}:{self.port}"
+
+
+def _port_of(environ: Mapping[str, str]) -> int:
+    port = environ["BATCHYARD_PORT"]
+    if not port.isdecimal() or not is_port(int(port)):
+        raise SettingsError(f"BATCHYARD_PORT is {port!r}; it must be a port number up to 65535, such as 8000")
+    return int(port)
 
 
 def refuse_open_door(config: LocalConfig, settings: Settings) -> None:

@@ -21,16 +21,19 @@ import structlog
 from app.settings import Settings
 from app.telemetry import alert, start_telemetry
 from deployments.environment import NEEDED
+from deployments.local.checks import checked_settings
 from deployments.local.family import (
     AWAITED_SIGNALS,
     GRACE_SECONDS,
+    REFUSED,
     STOP_CHILD,
     STOP_SIGNALS,
     adopt_orphans,
     leave_nothing,
 )
 from deployments.local.folder_lock import lock_folder
-from deployments.local.local_config import LocalConfig, refuse_open_door, refuse_taken_port
+from deployments.local.local_config import LocalConfig, refuse_taken_port
+from deployments.local.log_file import keep_short, log_file
 from deployments.restarts import ClusterBrake, ledger_asker
 
 log = structlog.get_logger()
@@ -43,6 +46,10 @@ ENVIRONMENT = NEEDED | {
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    # What they print is turned into lines of our log (log_lines.py): without colours, and each with its process.
+    "NO_COLOR": "1",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_DEDUP_LOGS": "0",
 }
 
 
@@ -52,14 +59,14 @@ def serve() -> int:
     A cluster that never was up is not started again. Raises SettingsError.
     """
     config = LocalConfig.load()
-    settings = Settings.load(config.args)
+    settings = checked_settings(config)
     start_telemetry("server")
-    refuse_open_door(config, settings)
     with lock_folder(settings.data) as lock:
         refuse_taken_port(config)
         print(config.url, end="", file=lock, flush=True)  # for whoever wants to know where we are
         adopt_orphans()
         signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED_SIGNALS)
+        keep_short(log_file(settings.data))
         brake = ClusterBrake(ledger_asker(settings), rest)
         was_up = False
         while True:
@@ -67,6 +74,8 @@ def serve() -> int:
             was_up = was_up or end.was_up
             if end.code is None:
                 return 0
+            if end.code == REFUSED:
+                return 1
             if not was_up:
                 log.error("the Ray cluster did not start; what is above says why", code=end.code)
                 return end.code or 1
@@ -98,7 +107,7 @@ def _run_child(settings: Settings) -> End:
                 child = _start_child(scratch, stdin, settings)
             code = _outlive(child)
             if code is None:
-                print("Stopping.", flush=True)
+                log.info("Stopping.")
                 _stop_children()
         finally:
             leave_nothing(scratch)

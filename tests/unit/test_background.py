@@ -11,11 +11,12 @@ import psutil
 import pytest
 import typer
 
-from app import cli
+from app.cli import server as commands
 from app.errors import SettingsError
-from deployments.local import background
-from deployments.local.background import Background, BackgroundError, http_status
+from deployments.local import background, log_file
+from deployments.local.background import Background, BackgroundError
 from deployments.local.folder_lock import server_pid
+from deployments.local.probe import http_status
 from tests.acceptance.server import free_port
 from tests.commands import ROOT
 
@@ -90,7 +91,7 @@ def test_a_server_that_does_not_start_shows_the_end_of_its_log(
 
 
 def test_a_large_log_makes_room_at_the_next_start(server: Background, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "LOG_BYTES", 10)
+    monkeypatch.setattr(log_file, "LOG_BYTES", 10)
     server.log.parent.mkdir(parents=True)
     server.log.write_text("earlier\n")
     server.up()
@@ -130,24 +131,24 @@ def test_the_server_of_another_container_is_not_taken_for_a_process_of_this_one(
 def test_without_a_server_down_is_content_and_status_is_not(
     server: Background, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli.down()
+    commands.down()
     with pytest.raises(typer.Exit) as ended:
-        cli.status()
+        commands.status()
     assert ended.value.exit_code == 1
-    assert capsys.readouterr().out.count("Nothing serves") == 2
+    assert "".join(capsys.readouterr()).count("Nothing serves") == 2
 
 
 def test_the_commands_say_where_the_server_and_its_log_are(
     server: Background, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cli.up()
+    commands.up()
     pid = server.pid
     out = capsys.readouterr().out
     assert f"{server.config.url} as process {pid}" in out
     assert str(server.log) in out
     monkeypatch.setenv("BATCHYARD_PORT", "1")  # not the shell in which it was started
-    cli.status()
+    commands.status()
     status = capsys.readouterr().out
     assert f"{server.config.url} as process {pid}: not ready" in status
-    cli.down()
+    commands.down()
     assert f"process {pid} is gone" in capsys.readouterr().out

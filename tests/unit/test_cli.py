@@ -14,7 +14,7 @@ import psutil
 import pytest
 import typer
 
-from app import cli
+from app.cli import demo
 from tests.acceptance.server import free_port
 from tests.commands import ROOT, batchyard
 from tests.unit.waiting import PATIENCE_SECONDS, until
@@ -46,6 +46,7 @@ def other() -> Iterator[HTTPServer]:
 
 
 def test_the_demo_refuses_a_port_that_another_server_has(other: HTTPServer, tmp_path: Path) -> None:
+    (tmp_path / "models/SmolLM2-135M-Instruct").mkdir(parents=True)
     config, port = str(ROOT / "local.yaml"), str(other.server_port)
     ended = batchyard("demo", cwd=tmp_path, BATCHYARD_CONFIG=config, BATCHYARD_PORT=port)
     assert ended.returncode == 1
@@ -55,14 +56,16 @@ def test_the_demo_refuses_a_port_that_another_server_has(other: HTTPServer, tmp_
 
 
 def test_a_demo_that_is_killed_takes_its_server_with_it(tmp_path: Path) -> None:
+    for needed in ("models/SmolLM2-135M-Instruct", "examples"):
+        (tmp_path / needed).mkdir(parents=True)
     environment = {**os.environ, "BATCHYARD_CONFIG": str(ROOT / "local.yaml"), "BATCHYARD_PORT": str(free_port())}
     command = [sys.executable, "-m", "app.cli", "demo"]
-    with subprocess.Popen(command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}) as demo:
-        started = psutil.Process(demo.pid)
+    with subprocess.Popen(command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}) as process:
+        started = psutil.Process(process.pid)
         try:
             (server,) = asyncio.run(until(lambda: [each for each in started.children() if "serve" in each.cmdline()]))
         finally:
-            demo.kill()
+            process.kill()
     try:
         server.wait(PATIENCE_SECONDS)
     finally:
@@ -76,4 +79,4 @@ def test_a_server_that_ended_is_not_ready_whoever_answers_on_its_port(other: HTT
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     with pytest.raises(typer.Exit):
-        cli._await_ready(f"http://127.0.0.1:{other.server_port}", ended, log)
+        demo.await_ready(f"http://127.0.0.1:{other.server_port}", ended, log)

@@ -117,6 +117,7 @@ def start_serve(tmp_path: Path) -> Iterator[StartServe]:
     for name, text in STAND_INS.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
+    (tmp_path / "models/tiny").mkdir(parents=True)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     started: list[Serve] = []

@@ -269,7 +269,11 @@ def test_the_process_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("models", [[MODEL], None, 7, ["tiny"]])
 def test_a_wrong_variable_is_refused_whatever_the_config_says(models: Any) -> None:
-    assert " models" in refusal({"BATCHYARD_REPLICAS": "two"}, models=models)
+    wrong = refusal({"BATCHYARD_REPLICAS": "two"}, models=models)
+    assert ("BATCHYARD_REPLICAS is 'two'" in wrong) == (models == [MODEL]), (
+        "the variable alone, where it is the mistake"
+    )
+    assert (" models" in wrong) == (models != [MODEL])
 
 
 # Frozen and discreet

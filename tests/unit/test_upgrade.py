@@ -210,3 +210,25 @@ def test_vllms_embeddings_in_bytes_are_those_that_validate_py_refuses() -> None:
     from app.batch.validate import BINARY_FORMATS
 
     assert set(get_args(EncodingFormat)) == {"float", "base64", *BINARY_FORMATS}
+
+
+def test_vllms_arguments_are_where_engine_arguments_py_reads_them() -> None:
+    import dataclasses
+
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import FrontendArgs
+
+    from deployments.local.engine_arguments import argument_kinds
+
+    taken = {field.name for each in (AsyncEngineArgs, FrontendArgs) for field in dataclasses.fields(each)}
+    assert set(argument_kinds() or {}) == taken
+
+
+def test_serves_config_has_the_keys_that_config_file_py_knows() -> None:
+    from ray.serve import schema
+
+    from deployments.local.config_file import APPLICATION_KEYS, CONFIG_KEYS, HTTP_KEYS
+
+    assert set(CONFIG_KEYS) == set(schema.ServeDeploySchema.model_fields)
+    assert set(HTTP_KEYS) == set(schema.HTTPOptionsSchema.model_fields)
+    assert set(APPLICATION_KEYS) == set(schema.ServeApplicationSchema.model_fields)

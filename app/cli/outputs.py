@@ -1,0 +1,61 @@
+"""Where the results of a batch go: whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The output file that was asked for, and beside it the error file."""
+
+    answers: Path
+    faults: Path
+
+    @classmethod
+    def of(cls, output: Path, input_file: Path | None = None) -> "Outputs":
+        """Raises typer.BadParameter if they cannot be written or would replace the input."""
+        wanted = cls(output, output.with_name(f"{output.stem}-errors{output.suffix}"))
+        for path in (wanted.answers, wanted.faults):
+            if input_file is not None and path.exists() and path.samefile(input_file):
+                raise typer.BadParameter(f"-o {output}: the results would replace the input {input_file}")
+            _refuse_unwritable(path)
+        return wanted
+
+
+def _refuse_unwritable(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise typer.BadParameter(f"-o: {path} is {'a folder' if path.is_dir() else 'no plain file'}; name a file")
+    if not path.parent.is_dir():
+        raise typer.BadParameter(f"-o: there is no folder {path.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.exists():
+            path.open("ab").close()
+    except OSError as error:
+        raise typer.BadParameter(f"-o: {path} cannot be written: {error.strerror}") from error
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """`write` fills a file beside `path`, which then takes its place. Raises OSError; `path` is as it was then."""
+    target = path.resolve()  # a link stays one
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(descriptor)
+    part = Path(name)
+    try:
+        write(part)
+        part.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
