@@ -112,7 +112,8 @@ class _Rewriter:
             whole, newline, self._rest = (self._rest + chunk).rpartition(b"\n")
             if newline:
                 entries = "".join(f"{entry}\n" for entry in as_entries(whole.decode(errors="replace")))
-                os.write(self._target, entries.encode())
+                with contextlib.suppress(OSError):  # a full disk: to stop reading would stop the whole process
+                    os.write(self._target, entries.encode())
 
 
 _rewriter: _Rewriter | None = None

@@ -4,6 +4,7 @@ Nothing that it starts stays behind, and a cluster that is lost starts again, wi
 """
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -47,6 +48,10 @@ def shutdown():
     "ray/serve/exceptions.py": "class RayServeException(Exception): ...",
     "stand_in.py": """
 def build(args): ...
+
+def refuse_settings(args):
+    from app.errors import SettingsError
+    raise SettingsError("two nodes and one folder")
 
 def refuse(args):
     raise ValueError("these settings cannot be")
@@ -157,6 +162,21 @@ def test_sigterm_winds_the_cluster_up_and_leaves_nothing(start_serve: StartServe
     assert serve.stop() == 0
     serve.assert_left_nothing(family)
     assert "Ray was shut down." in serve.log.read_text()
+
+
+def test_whatever_is_printed_is_one_json_object_a_line(start_serve: StartServe) -> None:
+    serve = start_serve()
+    serve.until_ready()
+    serve.stop()
+    events = [json.loads(line)["event"] for line in serve.log.read_text().splitlines()]
+    assert "Ready." in events and "Ray was shut down." in events and "Stopping." in events
+
+
+def test_settings_that_the_application_refuses_end_the_command_in_words(start_serve: StartServe) -> None:
+    serve = start_serve(build="refuse_settings")
+    assert serve.process.wait(PATIENCE_SECONDS) == 1
+    (told,) = [entry for line in serve.log.read_text().splitlines() if (entry := json.loads(line))["level"] == "error"]
+    assert told["reason"] == "two nodes and one folder"
 
 
 def test_kill_9_of_the_parent_alone_leaves_nothing(start_serve: StartServe) -> None:

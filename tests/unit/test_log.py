@@ -1,6 +1,8 @@
 """The log: one format, no colours, no noise, and never too large."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from deployments.local import log_file
 from deployments.local.log_file import LogOfThisStart, make_room
 from deployments.local.log_lines import as_entries
+from tests.commands import ROOT
 
 SERVE = "INFO 2026-11-28 04:26:28,850 batchyard_Engine:tiny nr4az7e0 -- Started vLLM engine."
 OURS = '{"event": "Ready.", "level": "info", "timestamp": "2026-11-28T04:26:31Z"}'
@@ -66,6 +69,20 @@ def test_a_traceback_is_one_entry() -> None:
 )
 def test_what_each_start_says_for_nothing_is_left_out(noise: str) -> None:
     assert entries(f"{OURS}\n{noise}\n{OURS}") == [json.loads(OURS)] * 2
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_who_prints() -> None:
+    script = """
+import os, sys
+from deployments.local.log_lines import one_format
+with one_format():
+    for _ in range(40):
+        os.write(1, b"x" * 9999 + b"\\n")  # more than a pipe holds
+sys.exit(7)
+"""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([sys.executable, "-c", script], stdout=full, cwd=ROOT, timeout=60, check=False)
+    assert ended.returncode == 7
 
 
 def test_a_log_that_others_have_open_makes_room_and_loses_nothing(
