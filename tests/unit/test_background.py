@@ -1,5 +1,6 @@
 """`batchyard up`, `down` and `status` over a server that only takes the lock and answers."""
 
+import json
 import os
 import signal
 import stat
@@ -29,9 +30,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(404 if not asked else 200 if self.path == "/livez" else 503)
+        ready = asked.count("/health") > 2
+        self.send_response(404 if not asked else 200 if self.path == "/livez" or ready else 503)
         self.end_headers()
         asked.append(self.path)
+        if self.path == "/health":
+            self.wfile.write(os.environ.get("HEALTH", "{{}}").encode())
 
 asked = []  # the first is told 404
 
@@ -108,6 +112,34 @@ def test_down_says_so_if_the_server_stays(server: Background, monkeypatch: pytes
     server.up()
     with pytest.raises(BackgroundError, match=f"Process {server.pid} is still there"):
         server.down()
+
+
+def test_up_can_wait_until_a_batch_would_be_accepted_and_says_once_what_for(
+    server: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"id": "tiny", "state": "starting", "healthy": 0, "target": 1, "reason": None, "starting": "it loads"}
+    monkeypatch.setenv("HEALTH", json.dumps({"reason": None, "models": [model]}))
+    told: list[str] = []
+    server.up(told.append)
+    assert told == [f"Starting on {server.config.url}. Log: {server.log}"]
+    server.await_ready(told.append)
+    assert told[1:] == ["tiny: starting, 0 of 1 replicas healthy: it loads"]
+    assert http_status(f"{server.url}/readyz") == 200
+
+
+def test_a_refused_address_is_one_sentence_without_the_log_of_an_earlier_start(
+    server: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.log.parent.mkdir(parents=True)
+    server.log.write_text("of yesterday\n" * 30)
+    monkeypatch.setenv("BATCHYARD_HOST", "0.0.0.0")
+    with pytest.raises(SettingsError, match=r"^BATCHYARD_HOST is 0\.0\.0\.0, .* or serve on 127\.0\.0\.1$"):
+        Background.load().up()
+    monkeypatch.delenv("BATCHYARD_HOST")
+    monkeypatch.setenv("REFUSE", "1")
+    with pytest.raises(BackgroundError) as refused:
+        server.up()
+    assert "yesterday" not in str(refused.value)
 
 
 def test_a_server_that_was_killed_does_not_count_as_running(server: Background) -> None:
