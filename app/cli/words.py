@@ -105,7 +105,9 @@ def _line_faults(error_file: Path) -> Iterator[dict[str, Any]]:
         for line in map(json.loads, file):
             response = line.get("response") or {}
             error = line.get("error") or (response.get("body") or {}).get("error") or {}
-            code = error.get("code") or f"status {response.get('status_code')}"
+            code = error.get("code")
+            if not code or isinstance(code, int):  # vLLM's code is the status again
+                code = f"status {response.get('status_code')}"
             yield {"code": str(code), "message": error.get("message"), "custom_id": line.get("custom_id")}
 
 

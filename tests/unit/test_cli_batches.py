@@ -153,7 +153,11 @@ def test_a_clean_result_stands_alone_and_a_run_says_the_id_first(
 def test_the_exit_code_and_the_words_say_how_many_lines_failed_and_why(
     told: type[Told], requests: Path, tmp_path: Path, completed: int, failed: int, code: int
 ) -> None:
-    line = {"custom_id": "r7", "error": None, "response": {"status_code": 400, "body": {"error": {"message": "long"}}}}
+    line = {
+        "custom_id": "r7",
+        "error": None,
+        "response": {"status_code": 400, "body": {"error": {"message": "long", "code": 400}}},
+    }
     told.files["err"] = (json.dumps(line) + "\n").encode() * failed
     files = {"output_file_id": "out" if completed else None, "error_file_id": "err" if failed else None}
     told.states = [a_batch("completed", completed, failed, **files)]
