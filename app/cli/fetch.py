@@ -19,7 +19,7 @@ def fetch(connection: Connection, batch: Batch, outputs: Outputs | None) -> Batc
     """
     later = f"batchyard batches download {batch.id} -o {outputs.answers if outputs else 'OUTPUT'}"
     try:
-        batch = follow(connection, batch)
+        batch = follow(connection, batch, later)
         if outputs is not None:
             _write(connection, batch, outputs)
     except KeyboardInterrupt:

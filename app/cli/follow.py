@@ -24,14 +24,14 @@ class Display(Protocol):
     def show(self, batch: Batch, away: bool = False) -> None: ...
 
 
-def follow(connection: Connection, batch: Batch) -> Batch:
-    """The batch once it has ended. Raises ServerAway, APIError."""
+def follow(connection: Connection, batch: Batch, later: str) -> Batch:
+    """The batch once it has ended; `later` is the command that fetches it. Raises ServerAway, APIError."""
     with _display() as display:
 
         def told_away(why: str) -> None:
             warn(
                 f"{connection.url} is away ({why}). {batch.id} is safe and goes on when the server does; "
-                "this waits for it, and Ctrl-C leaves."
+                f"this waits for it. Ctrl-C leaves, and then: {later}"
             )
             display.show(batch, away=True)
 

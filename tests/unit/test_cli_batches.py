@@ -191,7 +191,8 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(told: type[Told], reque
     told.states = [None] * 4 + [a_batch("completed", 1, output_file_id="out")]
     ended = batchyard(told, "run", "in.jsonl", "-o", "out.jsonl", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "batch_1 is safe" in ended.stderr and "answers again" in ended.stderr
+    assert "batch_1 is safe" in ended.stderr and "batches download batch_1 -o out.jsonl" in ended.stderr
+    assert "answers again" in ended.stderr
 
 
 def test_ctrl_c_says_that_the_batch_goes_on_and_how_to_fetch_it(
