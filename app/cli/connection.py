@@ -12,7 +12,15 @@ from urllib.parse import urlsplit
 
 import httpx
 import typer
-from openai import APIConnectionError, APIError, APIStatusError, DefaultHttpxClient, InternalServerError, OpenAI
+from openai import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    DefaultHttpxClient,
+    InternalServerError,
+    NotFoundError,
+    OpenAI,
+)
 
 from app.cli.console import fail, warn
 
@@ -99,7 +107,9 @@ def patiently(ask: Callable[[], Answer], on_away: Callable[[str], None], on_back
     while True:
         try:
             answer = ask()
-        except (APIConnectionError, InternalServerError, httpx.TransportError) as error:
+        except (APIConnectionError, InternalServerError, NotFoundError, httpx.TransportError) as error:
+            if isinstance(error, NotFoundError) and error.param is not None:
+                raise  # of the application: it knows no such thing. Serve says 404 as well until there is one
             if since is None:
                 since = time.monotonic()
                 on_away(_message(error))

@@ -38,7 +38,7 @@ def a_batch(status: str, completed: int = 0, failed: int = 0, **more: Any) -> di
 class Told(BaseHTTPRequestHandler):
     """`states`: what the batch is at each look, the last one for ever; None: the server hangs up."""
 
-    states: list[dict[str, Any] | None]
+    states: list[Any]
     files: dict[str, bytes]
     authorized: list[str | None]
     looked: threading.Event
@@ -49,6 +49,9 @@ class Told(BaseHTTPRequestHandler):
             return
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         self.looked.set()
+        if state == "no application":  # what Serve says until there is one
+            self.answer(b'{"error": {"message": "none yet", "type": "x", "param": null, "code": null}}', 404)
+            return
         if state is None:
             self.close_connection = True
             return
@@ -188,7 +191,7 @@ def test_what_the_server_sums_up_is_printed(told: type[Told], requests: Path, tm
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(told: type[Told], requests: Path, tmp_path: Path) -> None:
-    told.states = [None] * 4 + [a_batch("completed", 1, output_file_id="out")]
+    told.states = [None] * 4 + ["no application"] * 2 + [a_batch("completed", 1, output_file_id="out")]
     ended = batchyard(told, "run", "in.jsonl", "-o", "out.jsonl", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "batch_1 is safe" in ended.stderr and "batches download batch_1 -o out.jsonl" in ended.stderr
