@@ -21,8 +21,12 @@ from tests.mutants.table import MUTANTS, Mutant
 ROOT = Path(__file__).resolve().parents[2]
 
 AT_ONCE = 2
+
+SECONDS = 300
+"""A mutant may make its tests hang, which pytest's own limit for a test does not always end."""
+
 TESTS_FAILED = 1
-"""pytest's exit code. Any other but 0 says that the tests did not run, which proves nothing."""
+"""pytest's exit code. Any other but 0 says that the tests did not run or did not end, which proves nothing."""
 
 
 def main() -> int:
@@ -56,10 +60,9 @@ def _try(mutant: Mutant) -> str:
         path.write_text(mutant.applied(path.read_text()))
         command = [sys.executable, "-m", "pytest", "-x", "--timeout=60", "-p", "no:cacheprovider"]
         environment = {**os.environ, "PYTHONPATH": scratch}
-        ended = subprocess.run(
-            [*command, *mutant.tests.split()], cwd=copy, env=environment, capture_output=True, text=True, check=False
-        )
-    outcome = {0: "SURVIVED", TESTS_FAILED: "caught"}.get(ended.returncode, "TESTS DID NOT RUN")
+        tests = ["timeout", "--kill-after=5", str(SECONDS), *command, *mutant.tests.split()]
+        ended = subprocess.run(tests, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    outcome = {0: "SURVIVED", TESTS_FAILED: "caught"}.get(ended.returncode, "TESTS DID NOT END")
     failed = next((line.split()[1] for line in ended.stdout.splitlines() if line.startswith("FAILED tests")), "")
     print(f"{outcome:9} {mutant.breaks} ({mutant.file})\n          {failed}", flush=True)
     return outcome
