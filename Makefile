@@ -10,6 +10,7 @@ BENCH_ARGS ?=
 # Such as CHAOS_ARGS="--only kill-engine power"; --list names the rows.
 CHAOS_ARGS ?=
 MINUTES ?= 60
+SINCE ?=
 # Where PyTorch's CPU wheel comes from if pip's own sources lack it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # For `make lock`: uv itself, and more of its options, such as LOCK_FLAGS=--upgrade.
@@ -41,7 +42,7 @@ MODELS_examples/two-models.yaml := models/SmolLM2-135M-Instruct models/all-MiniL
 .DELETE_ON_ERROR:
 # Two pips must not write into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help install install-gpu models demo serve test lint bench chaos soak lock clean
+.PHONY: help install install-gpu models demo serve test mutants lint bench chaos soak lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -62,6 +63,9 @@ serve: $(APP) $(MODELS_$(BATCHYARD_CONFIG)) ## serve BATCHYARD_CONFIG (default l
 test: $(APP) $(DEV) $(CLIENTS) $(SYSTEMD) models ## run the tests (TESTS=tests/unit for a part)
 	$(if $(TESTS),,$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/unit tests/store)
 	$(BIN)/python -m pytest $(or $(TESTS),tests/acceptance)
+
+mutants: $(APP) $(DEV) models/tiny ## break features and see that tests fail (SINCE=REV: those that a change since then touches)
+	@exec $(BIN)/python -m tests.mutants $(if $(SINCE),--changed-since $(SINCE))
 
 lint: $(APP) $(DEV) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,22 @@ async def test_each_line_is_answered_once_and_in_input_order(yard: Yard) -> None
     assert all(line["error"] is None and line["response"]["status_code"] == 200 for line in output)
     assert batch.error_file_id is None
     assert (batch.input_tokens, batch.output_tokens) == (60, 90)
+
+
+async def test_the_output_is_in_input_order_though_the_last_line_is_answered_first(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = yard.engines.answers
+
+    async def last_first(*arguments: Any, **named: Any) -> AsyncIterator[list[Any]]:
+        parts = [part async for part in answers(*arguments, **named)]
+        for part in reversed(parts):
+            yield part
+
+    monkeypatch.setattr(yard.engines, "answers", last_first)
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(requests(30)))
+    assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(30)]
 
 
 async def test_the_body_reaches_the_engine_byte_for_byte(yard: Yard) -> None:

@@ -1,0 +1,20 @@
+"""The mutants fit the code that they break: `make mutants` tries them, which takes minutes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.table import MUTANTS, Mutant
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.breaks)
+def test_what_a_mutant_replaces_stands_once_in_its_file(mutant: Mutant) -> None:
+    text = (ROOT / mutant.file).read_text()
+    assert mutant.applied(text) != text
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.breaks)
+def test_the_tests_that_must_catch_a_mutant_exist(mutant: Mutant) -> None:
+    assert all((ROOT / tests.partition("::")[0]).is_file() for tests in mutant.tests.split())
