@@ -90,9 +90,9 @@ FENCES = (
     Mutant(
         "lines of a batch that does not run start",
         "app/store/shards.py",
-        '                batches.c.status == "in_progress",\n',
+        '                batches.c.status == "in_progress",\n                batches.c.ending.is_(None),\n',
         "",
-        "tests/store/test_batches.py tests/store/test_shards.py",
+        "tests/store/test_batches.py",
     ),
 )
 
