@@ -65,8 +65,6 @@ class ServeRun(Server):
                 env={**os.environ, "BATCHYARD_DATA": str(self.data)},
                 stdout=log,
                 stderr=log,
-                # Tests that a script started in its background ignore SIGINT, and so would their children.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def stop(self) -> float:
