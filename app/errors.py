@@ -25,6 +25,10 @@ class FolderGone(BatchyardError):
     """The folder of a model or of an adapter is not there where a replica starts."""
 
 
+class MachineExhausted(BatchyardError):
+    """The machine refused what the work needs: open files, memory, a thread."""
+
+
 class StoreUnavailable(BatchyardError):
     """The ledger's database did not take the statement: locked, away, full or read-only."""
 

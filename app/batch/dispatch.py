@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 import structlog
@@ -262,11 +263,15 @@ class Dispatcher:
     async def _get_answers(self, shard: _RunningShard) -> None:
         claim = shard.claim
         data = await self._objects.read(claim.input_key, claim.offset, claim.offset + claim.length)
-        todo = [(position, line) for position, line in enumerate(requests_of(data)) if position not in claim.done]
+        lines = list(islice(requests_of(data), claim.count))
+        for position in range(len(lines), claim.count):  # valid when validated: the object was changed since
+            if position in shard.todo:
+                self._add(shard, [_changed_line(claim, position, LineError("line_gone", LINE_GONE))])
+        todo = [(position, line) for position, line in enumerate(lines) if position not in claim.done]
         for position, line in todo:
             try:
                 shard.requests[position] = parse_line(line)
-            except LineError as error:  # valid when the batch was validated: the object was changed since
+            except LineError as error:  # here as well
                 self._add(shard, [_changed_line(claim, position, error)])
         if shard.suspect:
             await self._send_in_groups(shard)
@@ -370,6 +375,8 @@ def _result(shard: _RunningShard, position: int, answer: Answer) -> Result:
     body = answered_line(claim.batch_id, claim.first_line + position, custom_id, answer.status, answer.body)
     return Result(position, body, failed=answer.status >= 400, usage=answer.usage)
 
+
+LINE_GONE = "This line is not in the input file any more, whose content was changed after it was validated."
 
 CONDEMNED = {
     "engine_lost": "The engine died twice with nothing but this request in it.",

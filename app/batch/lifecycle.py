@@ -11,7 +11,7 @@ from app.batch.lines import LineFault
 from app.batch.results import ResultFiles, ResultsDamaged, leftovers, write_result_files
 from app.batch.validate import Validation, validate
 from app.capabilities import CapabilitiesOf
-from app.errors import BatchyardError, ObjectMissing, ObjectsUnavailable
+from app.errors import BatchyardError, MachineExhausted, ObjectMissing, ObjectsUnavailable
 from app.objects import Objects
 from app.settings import Settings
 from app.store import Batch, BatchClaim, Segment, Store
@@ -122,7 +122,7 @@ class Lifecycle:
     async def _step(self, claim: BatchClaim, step: str) -> AsyncIterator[None]:
         """The lease is renewed meanwhile. A fault that nobody foresaw is the batch's own: others need not wait for it.
 
-        Raises what Batchyard can name: then storage is away, and the step will be tried again, whatever batch it is.
+        Raises what Batchyard can name, and MachineExhausted: those are no batch's fault, and the step is tried again.
         """
         key = (claim.batch.id, claim.epoch)
         self._claims.add(key)
@@ -130,6 +130,8 @@ class Lifecycle:
             yield
         except BatchyardError:
             raise
+        except (OSError, MemoryError) as error:
+            raise MachineExhausted(f"Batch {claim.batch.id} could not be {step} yet: {error!r}") from error
         except Exception:
             log.exception("batch put off", batch=claim.batch.id, step=step, faults=claim.faults + 1)
             self._claims.discard(key)
@@ -172,7 +174,7 @@ class Lifecycle:
             leftovers(claim) if claim.faults <= TRIES else (),  # else they hold all that there is
             lost=written.lost,
             error_summary=written.error_summary,
-            fault=_broken("finalised").as_dict() if claim.faults >= TRIES else None,
+            fault=None if written.whole else _broken("finalised").as_dict(),
         )
         if acted and written.lost:
             self._alert_of_damage(batch, written.lost)
@@ -191,7 +193,7 @@ class Lifecycle:
     async def _write_results(self, claim: BatchClaim) -> ResultFiles:
         """Raises ResultsDamaged, unless there were so many faults that the batch must end now."""
         if claim.faults > TRIES:
-            return ResultFiles(None, None, [])  # even what can be read of them cannot be written
+            return ResultFiles(None, None, [], whole=False)  # even what can be read of them cannot be written
         return await write_result_files(
             self._store,
             self._objects,

@@ -35,12 +35,16 @@ class ResultLine:
 
 @dataclass(frozen=True)
 class ResultFiles:
-    """`lost`: lines that had counted as completed and stand in the error file, as their results cannot be read."""
+    """`lost`: lines that had counted as completed and stand in the error file, as their results cannot be read.
+
+    `whole`: False when something had to be given up so that the batch could end.
+    """
 
     output: File | None
     error: File | None
     error_summary: list[dict[str, Any]]
     lost: int = 0
+    whole: bool = True
 
 
 class ResultsDamaged(BatchyardError):
@@ -58,6 +62,8 @@ class _Shard:
     plan: ShardPlan
     results: dict[int, ResultLine] = field(default_factory=dict)
     damaged: list[Segment] = field(default_factory=list)
+    given_up: bool = False
+    """Lines of it could not be made, for a reason that nobody foresaw."""
 
     def lost(self) -> dict[int, bool]:
         """The positions whose results cannot be read, and whether they count as failed."""
@@ -100,7 +106,7 @@ async def write_result_files(
     """
     batch = claim.batch
     damaged: list[Segment] = []
-    lost, summary = 0, ErrorSummary()
+    lost, whole, summary = 0, True, ErrorSummary()
     async with AsyncExitStack() as stack:
         output, error = (_ResultFile(objects, stack, claim, kind) for kind in ("output", "error"))
         async for shard in _shards_of(store, objects, batch.id):
@@ -110,6 +116,7 @@ async def write_result_files(
             if damaged:
                 continue  # nothing of this try will stay: the rest is read to find all that is damaged
             lines = _lines_to_write(batch, shard, data, last_try)
+            whole = whole and not (last_try and (shard.damaged or shard.given_up))
             lost += sum(lines[position].failed and not failed for position, failed in shard.lost().items())
             ordered = [lines[position] for position in sorted(lines)]
             await output.write(b"".join(each.line for each in ordered if not each.failed))
@@ -118,7 +125,7 @@ async def write_result_files(
         if damaged:
             raise ResultsDamaged(damaged)
     expires_at = now + (batch.output_expires_after or keep_seconds)
-    return ResultFiles(output.row(now, expires_at), error.row(now, expires_at), summary.entries(), lost)
+    return ResultFiles(output.row(now, expires_at), error.row(now, expires_at), summary.entries(), lost, whole)
 
 
 def _sum_up(summary: ErrorSummary, plan: ShardPlan, lines: dict[int, ResultLine]) -> None:
@@ -228,6 +235,7 @@ def _lines_to_write(batch: Batch, shard: _Shard, data: bytes | None, last_try: b
     except Exception:
         if not last_try:
             raise
+        shard.given_up = True
         log.exception("results given up", batch=batch.id, first_line=shard.plan.first_line, lines=shard.plan.count)
         return {
             position: shard.results.get(position) or _unanswered(batch, shard.plan, position, "", RESULT_LOST)

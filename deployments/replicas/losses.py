@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import ray
 import structlog
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError
 
-from deployments.replicas.watch import ReplicaWatch
+from app.errors import EngineLost
+from deployments.replicas.watch import ReplicaWatch, cause_of
 
 log = structlog.get_logger()
 
@@ -47,7 +48,7 @@ class Losses:
         The answer may take NODE_SECONDS, and UNREACHABLE_SECONDS while it is not even known whether the replica died.
         """
         elsewhere = node is not None and node != self._here
-        dead = isinstance(error, ActorDiedError | RayTaskError)  # the latter it raised itself: its core is dead
+        dead = isinstance(error, ActorDiedError) or isinstance(cause_of(error), EngineLost)  # says it itself
         lost_at = self._clock()
         until = lost_at + UNREACHABLE_SECONDS
         while True:

@@ -10,7 +10,7 @@ from app.batch import lifecycle, results
 from app.batch.lifecycle import Lifecycle
 from app.batch.recorder import Recorder, Result
 from app.batch.results import stream_results
-from app.errors import StoreUnavailable
+from app.errors import MachineExhausted, StoreUnavailable
 from app.store import Store
 from tests.unit.yard import Yard, request, requests
 
@@ -174,6 +174,36 @@ async def test_an_input_that_was_cut_short_is_called_gone(yard: Yard) -> None:
     assert len(await yard.lines(batch.error_file_id)) == batch.failed
 
 
+async def test_lines_that_are_no_longer_in_the_input_fail_and_are_not_looked_for_again_and_again(yard: Yard) -> None:
+    yard.engines.alive.clear()
+    async with yard.dispatcher():
+        batch = await yard.until(await yard.create(requests(LINES)), lambda batch: batch.status == "in_progress")
+        path = yard.settings.data / "objects" / (await yard.store.object_key(batch.input_file_id) or "")
+        data = path.read_bytes()
+        path.write_bytes(data[: data.index(b"\n")] + b" " + data[data.index(b"\n") + 1 :])  # the first two become one
+        yard.engines.alive.add("r1")
+        batch = await yard.finished(batch.id)
+    assert (batch.status, batch.completed + batch.failed) == ("completed", LINES)
+    codes = [line["error"]["code"] for line in await yard.lines(batch.error_file_id)]
+    assert sorted(codes) == ["invalid_json_line", "line_gone"]
+
+
+async def test_a_batch_whose_results_all_got_there_in_the_end_has_not_failed(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, refused = results._lines_of, 0
+
+    async def damaged_at_first(objects: Any, segment: Any) -> Any:
+        nonlocal refused
+        refused += 1
+        return await read(objects, segment) if refused > lifecycle.TRIES else None
+
+    monkeypatch.setattr(results, "_lines_of", damaged_at_first)
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(request("a")))
+    assert (batch.status, batch.completed, batch.errors) == ("completed", 1, None)
+
+
 # Faults that nobody foresaw
 
 
@@ -205,6 +235,18 @@ async def test_a_batch_whose_validation_meets_a_bug_fails_and_the_others_complet
         batch = await yard.finished(bad)
     assert (batch.status, [error["code"] for error in batch.errors or []]) == ("failed", ["internal_error"])
     assert set(told.kinds) == {"batch_fault"}
+
+
+async def test_a_machine_without_open_files_fails_no_batch(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def without_files(*_: Any, **__: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(lifecycle, "TRIES", 1)
+    monkeypatch.setattr(lifecycle, "validate", without_files)
+    batch_id = await yard.create(requests(4))
+    with pytest.raises(MachineExhausted, match="Too many open files"):
+        await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    assert (await yard.batch(batch_id)).status == "validating"
 
 
 @pytest.mark.usefixtures("no_pauses")

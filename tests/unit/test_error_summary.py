@@ -34,6 +34,11 @@ FAILURES = {
 }
 
 
+@pytest.mark.parametrize("line", [b"x\n", b"[]\n", b"{}\n", b'{"response":null,"error":null,"custom_id":"a"}\n'])
+def test_a_line_that_was_damaged_is_counted_and_stops_nothing(line: bytes) -> None:
+    assert failure_of(7, line).code == "unreadable"
+
+
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_is_read_from_its_line(name: str) -> None:
     line, code, param, message = FAILURES[name]

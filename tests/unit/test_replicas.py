@@ -398,9 +398,17 @@ async def test_lines_of_a_replica_that_serve_took_away_because_it_hung_have_a_pa
         assert type(await scene.loss("a")) is EngineLost
 
 
-async def test_lines_of_a_replica_that_lives_on_have_no_part_in_a_connection_that_broke() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorUnavailableError("connection reset", None),
+        RayTaskError("answer_lines", "", OSError("no space left for the answers")).as_instanceof_cause(),
+    ],
+    ids=["the connection broke", "the replica met an error and not its core"],
+)
+async def test_lines_of_a_replica_that_lives_on_have_no_part_in_the_end_of_their_call(error: Exception) -> None:
     async with running(Scene(), "a") as scene:
-        scene.handle.run_error = ActorUnavailableError("connection reset", None)
+        scene.handle.run_error = error
         loss = asyncio.create_task(scene.loss("a"))
         await until(lambda: not scene.healthy)
         await scene.beat("a")
