@@ -2,49 +2,37 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+
+
+@dataclass(frozen=True, eq=False)
+class _Ticket:
+    alone: bool
 
 
 class Occupancy:
-    """A call that waits to be alone enters before all later calls that would share: they could keep it out for ever."""
+    """Calls enter in the order in which they come, so that neither kind can keep the other out for ever."""
 
     def __init__(self) -> None:
-        self._sharing = 0
-        self._alone = False
-        self._waiting = 0
+        self._queue: list[_Ticket] = []
+        """Of the calls that are inside and, behind them, those that wait."""
         self._changed = asyncio.Condition()
 
-    def enter(self, *, alone: bool) -> AbstractAsyncContextManager[None]:
-        return self._enter_alone() if alone else self._enter_together()
-
     @asynccontextmanager
-    async def _enter_together(self) -> AsyncIterator[None]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._alone and not self._waiting)
-            self._sharing += 1
-        try:
-            yield
-        finally:
-            self._sharing -= 1
-            await self._notify()
-
-    @asynccontextmanager
-    async def _enter_alone(self) -> AsyncIterator[None]:
-        self._waiting += 1
+    async def enter(self, *, alone: bool) -> AsyncIterator[None]:
+        ticket = _Ticket(alone)
+        self._queue.append(ticket)
         try:
             async with self._changed:
-                await self._changed.wait_for(lambda: not self._alone and not self._sharing)
-                self._alone = True
-        finally:
-            self._waiting -= 1
-            if not self._alone:
-                await self._notify()
-        try:
+                await self._changed.wait_for(lambda: self._may_enter(ticket))
             yield
         finally:
-            self._alone = False
-            await self._notify()
+            self._queue.remove(ticket)
+            async with self._changed:
+                self._changed.notify_all()
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _may_enter(self, ticket: _Ticket) -> bool:
+        ahead = list(takewhile(lambda each: each is not ticket, self._queue))
+        return not ahead if ticket.alone else not any(each.alone for each in ahead)

@@ -280,8 +280,8 @@ SUSPECTS = (
     Mutant(
         "suspects share the engine with other lines",
         "deployments/occupancy.py",
-        "lambda: not self._alone and not self._sharing)",
-        "lambda: True)",
+        "return not ahead if ticket.alone else",
+        "return True if ticket.alone else",
         "tests/unit/test_occupancy.py",
     ),
     Mutant(

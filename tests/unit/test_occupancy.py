@@ -62,6 +62,25 @@ async def test_only_one_is_alone() -> None:
     await second.leave()
 
 
+async def test_calls_that_want_to_be_alone_one_after_the_other_do_not_keep_the_others_out() -> None:
+    """As those of two dispatchers, one of which always waits while the other's runs."""
+    occupancy = Occupancy()
+    first, second = Guest(occupancy, alone=True), Guest(occupancy, alone=True)
+    await settled()
+    shared = Guest(occupancy, alone=False)
+    await settled()
+    await first.leave()
+    third = Guest(occupancy, alone=True)
+    await settled()
+    await second.leave()
+    await settled()
+    assert (shared.inside.is_set(), third.inside.is_set()) == (True, False)
+    await shared.leave()
+    await settled()
+    assert third.inside.is_set()
+    await third.leave()
+
+
 @pytest.mark.parametrize("alone", [True, False])
 async def test_who_gives_up_waiting_keeps_nobody_out(alone: bool) -> None:
     occupancy = Occupancy()
