@@ -36,6 +36,7 @@ SYSTEMD := .venv/installed-systemd
 # The models that each configuration serves and that `make` can prepare.
 MODELS_local.yaml := models/SmolLM2-135M-Instruct
 MODELS_tests/tiny.yaml := models/tiny
+MODELS_examples/tools.yaml := models/SmolLM2-135M-Instruct
 MODELS_examples/two-models.yaml := models/SmolLM2-135M-Instruct models/all-MiniLM-L6-v2
 
 .DEFAULT_GOAL := help

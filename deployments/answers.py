@@ -63,7 +63,10 @@ def _with_our_words(content: bytes) -> bytes:
     if not told:
         return content
     answer = json.loads(content)
-    answer["error"]["message"] = " ".join([answer["error"]["message"].rstrip(".") + ".", *told])
+    try:
+        answer["error"]["message"] = " ".join([answer["error"]["message"].rstrip(".") + ".", *told])
+    except (KeyError, TypeError, AttributeError):  # no envelope: it goes out as it is
+        return content
     return json.dumps(answer).encode()
 
 

@@ -27,7 +27,7 @@ ESCAPED = {mark.encode(): b"\\u%04x" % ord(mark) for mark in "\x85\u2028\u2029"}
 def answered_line(batch_id: str, number: int, custom_id: str, status: int, body: bytes) -> bytes:
     """A line that the model answered, well (status 200) or with an error of its own; `body` is its JSON."""
     request = _request_id(batch_id, number)
-    body = body.replace(b"\n", b" ")  # a raw line feed can only stand between JSON's tokens
+    body = body.replace(b"\n", b" ").replace(b"\r", b" ")  # raw, these can only stand between JSON's tokens
     for mark, escape in ESCAPED.items():
         body = body.replace(mark, escape)  # and these only within strings
     response = b'{"status_code":%d,"request_id":"req_%b","body":%b}' % (status, request, body)

@@ -12,7 +12,7 @@ from app.cli.console import OK, console, say
 from app.cli.fetch import fetch
 from app.cli.outputs import Outputs
 from app.cli.run import OutputFile
-from app.cli.words import FINAL, counts_of, ending, exit_code, standing
+from app.cli.words import FINAL, counts_of, ending, exit_code
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, look up, follow, fetch and stop batches.")
 
@@ -128,7 +128,4 @@ def post_or_nothing_to_do(connection: Connection, path: str, done: str) -> None:
 
 def _found(connection: Connection, batch_id: str) -> Batch:
     with answers(connection):
-        batch = connection.client.batches.retrieve(batch_id)
-    if batch.status not in FINAL:
-        say(f"{batch.id}: {standing(batch)}")
-    return batch
+        return connection.client.batches.retrieve(batch_id)

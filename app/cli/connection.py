@@ -124,9 +124,9 @@ def patiently(ask: Callable[[], Answer], on_away: Callable[[str], None], on_back
 
 def local_url(environ: os._Environ[str] = os.environ) -> str:
     """This machine's server, as the environment says."""
-    host = environ.get("BATCHYARD_HOST", "127.0.0.1")
+    host = environ.get("BATCHYARD_HOST") or "127.0.0.1"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # every address: also the loopback's
-    return f"http://{f'[{host}]' if ':' in host else host}:{environ.get('BATCHYARD_PORT', '8000')}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{environ.get('BATCHYARD_PORT') or '8000'}"
 
 
 def _with_v1(url: str, where_from: str) -> str:

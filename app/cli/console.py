@@ -8,8 +8,8 @@ from rich.console import Console
 OK, FAILED, PARTLY_FAILED, LEFT, INTERRUPTED = 0, 1, 3, 4, 130
 """Exit codes; 2 is wrong usage. `docs/cli.md` has the table."""
 
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 
 def say(message: str) -> None:

@@ -85,14 +85,14 @@ class Bar:
 class Lines:
     def __init__(self) -> None:
         self._pace = Pace()
-        self._shown: tuple[str, int] | None = None
+        self._shown: tuple[str, int, str] | None = None
         self._at = 0.0
 
     def show(self, batch: Batch, away: bool = False) -> None:
         completed, failed, total = counts_of(batch)
         now = time.monotonic()
         pace = _pace(*self._pace.at(batch, now))
-        seen = (batch.status, completed + failed)
+        seen = (batch.status, completed + failed, standing(batch))
         changed = self._shown is None or seen != self._shown
         new_state = self._shown is None or seen[0] != self._shown[0]
         if away or not (new_state or now - self._at >= (LINE_SECONDS if changed else QUIET_SECONDS)):

@@ -19,6 +19,8 @@ class Outputs:
     @classmethod
     def of(cls, output: Path, input_file: Path | None = None) -> "Outputs":
         """Raises typer.BadParameter if they cannot be written or would replace the input."""
+        if not output.name:
+            raise typer.BadParameter(f"-o: {output} is a folder; name a file")
         wanted = cls(output, output.with_name(f"{output.stem}-errors{output.suffix}"))
         for path in (wanted.answers, wanted.faults):
             if input_file is not None and path.exists() and path.samefile(input_file):

@@ -39,13 +39,13 @@ def up(
             spinner.update(step)
             say(step)
 
-        server.up(tell)
-        pid = server.pid
-        if wait:
-            try:
+        try:
+            server.up(tell)
+            if wait:
                 server.await_ready(tell)
-            except KeyboardInterrupt:
-                fail(f"\nProcess {pid} serves on, and its models load. `batchyard down` stops it.", INTERRUPTED)
+        except KeyboardInterrupt:
+            fail("\nThe server in the background goes on. `batchyard down` stops it.", INTERRUPTED)
+        pid = server.pid
     state = "a batch would be accepted now" if wait else "models load, `batchyard status` says how far they are"
     say(f"Batchyard serves on {server.url} as process {pid}: {state}.")
 

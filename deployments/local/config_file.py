@@ -34,6 +34,7 @@ HTTP_KEYS = (
     "ssl_keyfile_password",
     "ssl_ca_certs",
 )
+SERVED_HTTP_KEYS = {"host", "port", "request_timeout_s"}
 APPLICATION_KEYS = (
     "name",
     "route_prefix",
@@ -148,6 +149,8 @@ def _http_faults(http: dict[str, Any]) -> Iterator[ConfigFault]:
         yield ("http_options", "port"), f"must be a port number up to 65535, not {http['port']!r}"
     if not isinstance(http.get("host", ""), str):
         yield ("http_options", "host"), f"must be an address such as 127.0.0.1, not {http['host']!r}"
+    for key in sorted(http.keys() & set(HTTP_KEYS) - SERVED_HTTP_KEYS):
+        yield ("http_options", key), "batchyard serve cannot do that; use `serve run`, or a reverse proxy in front"
     seconds = http.get("request_timeout_s")
     if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0):
         yield ("http_options", "request_timeout_s"), f"must be a number of seconds, not {seconds!r}"

@@ -66,9 +66,10 @@ def _port_of(environ: Mapping[str, str]) -> int:
     return int(port)
 
 
-def refuse_open_door(config: LocalConfig, settings: Settings) -> None:
+def refuse_open_door(config: LocalConfig, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
     """Raises SettingsError."""
-    refuse_public_host(config.host, "BATCHYARD_HOST", settings)
+    setting = "BATCHYARD_HOST" if environ.get("BATCHYARD_HOST") else f"{config.file.path}: http_options.host"
+    refuse_public_host(config.host, setting, settings)
 
 
 def refuse_taken_port(config: LocalConfig) -> None:

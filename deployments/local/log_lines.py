@@ -69,12 +69,12 @@ def _without_source(line: str) -> tuple[str, dict[str, Any]]:
 def _known(line: str) -> dict[str, Any] | None:
     """The entry that a line begins; None: it is no beginning that we know."""
     if line.startswith("{"):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             entry = json.loads(line)
             if "event" in entry:
-                return dict(entry)
+                return {**entry, "event": str(entry["event"])}
             if "message" in entry:  # Ray's JSON
-                return {"level": LEVELS.get(entry.get("levelname", ""), "info"), "event": entry["message"]}
+                return {"level": LEVELS.get(str(entry.get("levelname")), "info"), "event": str(entry["message"])}
     for each in FORMATS:
         if match := each.match(line):
             return {"level": LEVELS[match["level"]], "event": match["event"]}

@@ -125,7 +125,7 @@ def requests(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("output", ["in.jsonl", "./in.jsonl", "nowhere/out.jsonl", "folder"])
+@pytest.mark.parametrize("output", ["in.jsonl", "./in.jsonl", "nowhere/out.jsonl", "folder", ".", "/"])
 def test_an_output_that_cannot_be_is_refused_before_anything_is_sent(
     told: type[Told], requests: Path, tmp_path: Path, output: str
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from app.errors import SettingsError
 from deployments.local.checks import checked_settings
+from deployments.local.engine_arguments import argument_faults, argument_kinds
 from deployments.local.local_config import LocalConfig
 from tests.commands import ROOT
 
@@ -34,6 +35,7 @@ FIELD_MISTAKES = {
     "a misspelt key of a model": ("source:", "sorce:", "models.0.sorce: unknown key; known here"),
     "a port that is none": ("port: 8000", "port: many", "http_options.port: must be a port number up to 65535"),
     "a misspelt key of the file": ("applications:", "applicatoins:", "applicatoins: unknown key; known here"),
+    "TLS": ("  port: 8000", "  ssl_certfile: /c.pem", "http_options.ssl_certfile: batchyard serve cannot do that"),
     "no YAML": ("applications:", "applications: [}", "this is not YAML: "),
 }
 
@@ -92,3 +94,11 @@ def test_a_name_on_a_hub_is_no_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     path = tmp_path / "local.yaml"
     path.write_text(TINY.replace("models/tiny", "Qwen/Qwen3-8B"))
     assert checked_settings(LocalConfig.load({"BATCHYARD_CONFIG": str(path)})).models[0].source == "Qwen/Qwen3-8B"
+
+
+@pytest.mark.parametrize("value", ["x", 1, {"a": 1}, [], None], ids=str)
+def test_every_argument_of_vllm_can_be_checked(value: object) -> None:
+    kinds = argument_kinds()
+    assert kinds
+    for fault in argument_faults(dict.fromkeys(kinds, value), kinds):
+        assert "vLLM wants" in fault[1]

@@ -112,3 +112,10 @@ def test_a_start_reads_its_own_part_of_the_log_and_each_step_once(tmp_path: Path
         print('{"event": "starting", "step": "the application"}', file=writer, flush=True)
     assert list(start.new_steps()) == ["the application"]
     assert "yesterday" not in start.text()
+
+
+@pytest.mark.parametrize(
+    "line", ['{"event": 5}\nmore', '{"message": "x", "levelname": []}', "{" * 100_000, '{"a":' * 100_000, "[]", "{}"]
+)
+def test_no_line_ends_the_rewriting(line: str) -> None:
+    assert all(isinstance(entry["event"], str) for entry in entries(line))
