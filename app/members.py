@@ -52,5 +52,5 @@ def misnamed(endpoint: str, body: dict[str, Any], known: Set[str] | None) -> tup
 
 
 def unknown(body: dict[str, Any], known: Set[str] | None) -> Iterator[str]:
-    """The members that the engine ignores. null is what it takes them for, so that is none."""
+    """The members that the engine ignores. a member that is null counts as absent."""
     return (name for name, value in body.items() if value is not None and known is not None and name not in known)

@@ -1,4 +1,4 @@
-"""JSON that is text all through. Python's own reader also takes NaN, Infinity and lone surrogates."""
+"""Strict JSON: without NaN, Infinity and lone surrogates, which Python's own reader takes."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""vLLM's answers over HTTP before they leave its replica: told in full, and never called good when they are not."""
+"""vLLM's answers over HTTP before they leave its replica: checked, and explained where they name a vLLM option."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What stands between Serve's HTTP proxy and the network: its own answers, its limits, and what it lets clients set.
+"""What stands between Serve's HTTP proxy and the network: its answers, its limits, the headers that clients may set.
 
 Serve takes the middlewares from the environment variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, which `batchyard
 serve` sets to `deployments.proxy:middlewares`. It calls that in the proxy's process, before it serves.

@@ -121,7 +121,7 @@ def _for_engine(request: Request) -> Headers:
 
 
 def _for_client(name: str) -> bool:
-    """Whose pages may read our answers is ours to say; vLLM lets all."""
+    """Whose pages may read our answers is ours to say; vLLM allows every origin."""
     return name not in HOP_BY_HOP and not name.startswith("access-control-")
 
 

@@ -1,4 +1,4 @@
-"""What a batch's lines ask for in vain: counted by name, as the batch object shows it."""
+"""Parameters that the engine ignores, counted by name: counted by name, as the batch object shows it."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """The command `batchyard`, a file a group of commands.
 
-What stands under `deployments` is imported inside the commands that need it, and Ray and vLLM by nothing here: the
+What stands under `deployments` is imported inside the commands that need it, and nothing here imports Ray or vLLM: the
 commands of a client start in half a second, and work where neither is installed.
 """
 
@@ -16,7 +16,7 @@ from app.errors import BatchyardError
 cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,  # its boxes wrap what is piped
+    rich_markup_mode=None,  # its boxes break lines even when the output is piped
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -38,7 +38,7 @@ def about(
 
     \b
     Example: batchyard up --wait && batchyard run examples/demo.jsonl -o answers.jsonl
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some lines failed, 4 not followed to the end, 130 Ctrl-C.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some lines failed, 4 server away (the batch goes on), 130 Ctrl-C.
     """
 
 

@@ -16,7 +16,7 @@ from app.cli.words import FINAL, counts_of, ending, exit_code
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, look up, follow, fetch and stop batches.")
 
-BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id, as `run` and `list` say it.")]
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id, as printed by `run` and `list`.")]
 
 
 @group.command("list")
@@ -27,7 +27,7 @@ def list_batches(
 ) -> None:
     """List the newest batches.
 
-    Id, state, lines done of all, failed ones, when it was made, model.
+    Id, state, lines done of all, failed lines, time of creation, model.
 
     \b
     Example: batchyard batches list --limit 5

@@ -133,7 +133,7 @@ def _with_v1(url: str, where_from: str) -> str:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:  # its port is none
+    except ValueError:  # its port is not a number
         good = False
     if not good:
         raise typer.BadParameter(f"{url!r} (from {where_from}) is no URL such as http://127.0.0.1:8000")
@@ -149,7 +149,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _without_key(request: httpx.Request) -> None:
-    """None was given: the server says better that it wants one than that an invented one is wrong."""
+    """No key was given, so none is sent: "needs an API key" is clearer than "incorrect key"."""
     request.headers.pop("Authorization", None)
 
 

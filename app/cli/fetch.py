@@ -27,7 +27,7 @@ def fetch(connection: Connection, batch: Batch, outputs: Outputs | None) -> Batc
     except ServerAway:
         fail(f"{connection.url} stays away. {batch.id} goes on when it is back. Its results: {later}", LEFT)
     except APIError as error:
-        fail(f"{connection.words(error)}\n{batch.id} is not touched by that. Its results: {later}", LEFT)
+        fail(f"{connection.words(error)}\n{batch.id} is unaffected. Its results: {later}", LEFT)
     except OSError as error:
         fail(f"{error.filename or 'The output'}: {error.strerror}. The results stay at the server: {later}")
     _tell(batch, outputs)

@@ -26,7 +26,7 @@ def reset(
 ) -> None:
     """Let MODEL start again at once.
 
-    Its restarts of this hour, which may be used up, count no longer.
+    Its restarts of this hour, which may be used up, no longer count.
 
     \b
     Example: batchyard restarts reset SmolLM2-135M-Instruct

@@ -1,6 +1,6 @@
 """One format for whatever a cluster prints: a JSON object a line, as our own processes write it.
 
-Ray hands on what its workers print, Ray, Serve and vLLM each in a format of its own, and some of them in colour. The
+Ray forwards what its workers print, Ray, Serve and vLLM each in a format of its own, and some of them in colour. The
 child of `batchyard serve` sends its own output through a pipe to itself, and writes it out line by line.
 """
 
