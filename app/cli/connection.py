@@ -1,6 +1,5 @@
 """Which server the commands speak to, and what they say when it refuses or does not answer."""
 
-import ipaddress
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from openai import (
 )
 
 from app.cli.console import fail, warn
+from app.loopback import is_loopback
 
 AWAY_SECONDS = 600.0
 """How long a server may be away before a command stops asking: a restart of everything takes a minute or two."""
@@ -66,7 +66,8 @@ class Connection:
             base_url=self.url,
             api_key=self.key or "none",  # the client wants some
             http_client=DefaultHttpxClient(
-                trust_env=not _is_loopback(urlsplit(self.url).hostname or ""),
+                # A proxy that the environment names would answer in place of a server on this machine.
+                trust_env=not is_loopback(urlsplit(self.url).hostname or ""),
                 event_hooks={} if self.key else {"request": [_without_key]},
             ),
         )
@@ -138,14 +139,6 @@ def _with_v1(url: str, where_from: str) -> str:
     if not good:
         raise typer.BadParameter(f"{url!r} (from {where_from}) is no URL such as http://127.0.0.1:8000")
     return f"{url.rstrip('/').removesuffix('/v1')}/v1"
-
-
-def _is_loopback(host: str) -> bool:
-    """A proxy that the environment names would answer in place of a server on this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _without_key(request: httpx.Request) -> None:
