@@ -18,7 +18,7 @@ import structlog
 from app.batch.lines import Line, LineError, parse_line, requests_of
 from app.batch.output import answered_line, unanswered_line
 from app.batch.recorder import Recorder, Result
-from app.batch.suspects import DEATHS_AMONG_OTHERS, Group, after_death, groups
+from app.batch.suspects import DEATHS_AMONG_OTHERS, Beside, Group, after_death, groups
 from app.errors import BatchyardError, EngineLost, ObjectMissing, ReplicaGone
 from app.objects import Objects
 from app.settings import Settings
@@ -26,8 +26,8 @@ from app.store import ShardClaim, Store, Usage
 
 log = structlog.get_logger()
 
-ALONE_SECONDS = 30.0
-"""How long suspects may have a replica to themselves before lines that nobody suspects have a turn there."""
+APART_SECONDS = 30.0
+"""How long suspects may keep other lines out of a replica before those have a turn there."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Engines(Protocol):
         ...
 
     def answers(
-        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
+        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, beside: Beside
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         """Answers as they come, in any order, each position once; first none, when the lines are in the engine.
 
-        Closing the iterator aborts the rest. `alone`: nothing else is in the engine meanwhile. Raises ReplicaGone when
-        the replica was lost and the lines have no part in it, else EngineLost; from then on it is not among `replicas`
-        until it is known to work.
+        Closing the iterator aborts the rest. `beside`: what else may be in the engine meanwhile. Raises ReplicaGone
+        when the replica was lost and the lines have no part in it, else EngineLost; from then on it is not among
+        `replicas` until it is known to work.
         """
         ...
 
@@ -76,10 +76,10 @@ class _RunningShard:
     """Positions without an answer."""
     slow: set[int]
     """Positions that took too long once."""
-    group: Group = field(default_factory=lambda: Group((), alone=False))
+    group: Group = field(default_factory=lambda: Group(()))
     """What was sent last, without what was aborted since."""
-    alone_since: float | None = None
-    """When the first group was that had the replica to itself; monotonic seconds."""
+    apart_since: float | None = None
+    """Since when groups of it have kept other lines out of the replica; monotonic seconds."""
     requests: dict[int, Line] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
 
@@ -181,14 +181,14 @@ class Dispatcher:
     def _shards_wanted(self, model: str) -> Mapping[str, int]:
         """Shards to send to each replica: it gets as many lines again as it runs, so that no slot of it waits for us.
 
-        A replica whose slots are not all taken gets a shard in any case, also one larger than its slots; one that is
-        to run suspects alone gets none.
+        A replica whose slots are not all taken gets a shard in any case, also one larger than its slots; one in which
+        suspects are to run without other lines gets none.
         """
         queued = self._queued()
-        alone = {shard.replica for shard in self._shards.values() if shard.group.alone}
+        reserved = {shard.replica for shard in self._shards.values() if shard.group.apart}
         wanted = {}
         for replica, slots in self._engines.replicas(model).items():
-            if replica in alone:
+            if replica in reserved:
                 continue
             room = (2 * slots - queued[replica]) // self._settings.dispatch.shard_lines
             wanted[replica] = max(room, int(queued[replica] < slots))
@@ -276,13 +276,13 @@ class Dispatcher:
         if shard.suspect:
             await self._send_in_groups(shard)
         else:
-            await self._send(shard, Group(list(shard.requests), alone=False))
+            await self._send(shard, Group(list(shard.requests)))
 
     async def _send_in_groups(self, shard: _RunningShard) -> None:
         """Returns when all are sent, or when others are to have a turn at the replica."""
         deaths = {position: number for position, number in shard.deaths().items() if position in shard.requests}
         for group in groups(deaths, shard.slow, shard.claim.count):
-            if shard.alone_since is not None and time.monotonic() - shard.alone_since > ALONE_SECONDS:
+            if shard.apart_since is not None and time.monotonic() - shard.apart_since > APART_SECONDS:
                 self._next_without_suspects.add(shard.replica)
                 return
             await self._send(shard, group)
@@ -292,10 +292,11 @@ class Dispatcher:
         shard.group = group
         if not group.positions:
             return
-        claim, bodies = shard.claim, [shard.requests[position].body for position in group.positions]
-        async for news in self._engines.answers(claim.model, shard.replica, claim.endpoint, bodies, alone=group.alone):
-            if group.alone and shard.alone_since is None:
-                shard.alone_since = time.monotonic()
+        model, endpoint = shard.claim.model, shard.claim.endpoint
+        bodies = [shard.requests[position].body for position in group.positions]
+        async for news in self._engines.answers(model, shard.replica, endpoint, bodies, beside=group.beside):
+            if group.apart and shard.apart_since is None:
+                shard.apart_since = time.monotonic()
             answers = [each for each in news if isinstance(each, Answer)]
             self._add(shard, [_result(shard, group.positions[answer.position], answer) for answer in answers])
             if late := {group.positions[each.position] for each in news if isinstance(each, TimedOut)}:
@@ -304,13 +305,13 @@ class Dispatcher:
             raise EngineLost(f"the engine's stream ended with {len(unanswered)} lines unanswered")
 
     async def _note_slow(self, shard: _RunningShard, late: set[int]) -> None:
-        """The first time others may have been the reason. By itself it was not."""
+        """The first time other lines may have been the reason. Without them they were not."""
         claim = shard.claim
-        if shard.group.alone and late <= shard.slow:
+        if shard.group.apart and late <= shard.slow:
             self._add(shard, [_unanswered(shard, position, "request_timeout") for position in late])
             return
         shard.slow |= late
-        shard.group = Group([each for each in shard.group.positions if each not in late], shard.group.alone)
+        shard.group = Group([each for each in shard.group.positions if each not in late], shard.group.beside)
         log.warning("lines took too long", batch=claim.batch_id, shard=claim.index, lines=len(late))
         try:
             await self._store.note_slow(claim, shard.slow)
@@ -380,7 +381,7 @@ LINE_GONE = "This line is not in the input file any more, whose content was chan
 
 CONDEMNED = {
     "engine_lost": "The engine died twice with nothing but this request in it.",
-    "request_timeout": "This request took longer than the model's line_seconds, also with the engine to itself.",
+    "request_timeout": "This request took longer than the model's line_seconds, without other lines in the engine too.",
 }
 """Why a line has no answer, by the code of its error."""
 

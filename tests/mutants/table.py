@@ -273,15 +273,15 @@ SUSPECTS = (
     Mutant(
         "a slow line is condemned for the slowness of others",
         "app/batch/suspects.py",
-        "return found + [Group([position], alone=True) for",
-        "return found + [Group([position], alone=False) for",
+        "found.append(Group([position], Beside.ONLINE if",
+        "found.append(Group([position], Beside.ANYTHING if",
         "tests/unit/test_suspects.py tests/unit/test_flow.py",
     ),
     Mutant(
         "suspects share the engine with other lines",
         "deployments/occupancy.py",
-        "return not ahead if ticket.alone else",
-        "return True if ticket.alone else",
+        "self.beside is Beside.ANYTHING or (",
+        "self.beside is not Beside.ONLINE or (",
         "tests/unit/test_occupancy.py",
     ),
     Mutant(
