@@ -285,6 +285,20 @@ SUSPECTS = (
         "tests/unit/test_occupancy.py",
     ),
     Mutant(
+        "a batch that was put off runs on",
+        "app/store/shards.py",
+        "                or_(batches.c.lease_until.is_(None), batches.c.lease_until < database_now()),\n",
+        "",
+        "tests/store/test_repairs.py",
+    ),
+    Mutant(
+        "a fault of one batch's shard ends the loops of all",
+        "app/batch/dispatch.py",
+        "            await self._put_off(claim)\n",
+        "            raise\n",
+        "tests/unit/test_damage.py",
+    ),
+    Mutant(
         "a batch that has spent its allowance goes on",
         "app/store/shards.py",
         "                batches.c.paused_at.is_(None),\n",

@@ -151,12 +151,10 @@ async def test_after_an_outage_longer_than_the_lease_a_dispatcher_does_not_take_
 async def test_a_fault_that_nobody_foresaw_ends_the_loops_so_that_the_process_is_replaced(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*_: Any, beside: Beside) -> Any:
+    async def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
-        yield
 
-    monkeypatch.setattr(yard.engines, "answers", broken)
-    await yard.create(requests(4))
+    monkeypatch.setattr(yard.store, "claim_shards", broken)
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
     async with asyncio.timeout(10):
