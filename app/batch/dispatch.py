@@ -185,7 +185,8 @@ class Dispatcher:
         """One shard with suspects to each replica that has none and is not among `without`."""
         now, looked = self._clock(), self._looked_for_suspects.get(model, float("-inf"))
         taken = {shard.replica for shard in self._shards.values() if shard.suspect}.union(without)
-        free = sorted(set(self._engines.replicas(model)) - taken, key=self._queued().__getitem__)
+        replicas = [replica for replica in self._engines.replicas(model) if replica not in taken]
+        free = sorted(replicas, key=self._queued().__getitem__)
         if not free or now - looked < self._settings.dispatch.poll_seconds:
             return 0
         claims = await self._claim(model, len(free), suspect=True)
