@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import app.objects
 from obstore.exceptions import GenericError
-from tests.simulation.loop import current_process
+
+import app.objects
+from tests.simulation.loop import Process, current_process
 from tests.simulation.network import Message
 
 if TYPE_CHECKING:
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 
 
 class Bucket:
-    """`contents`: what is in the store. `damaged`: keys whose content a fault has changed. `other`: another store, while
-    it is mounted in the place of this one."""
+    """`contents`: what is in the store; `writers`: who put each key there. `damaged`: keys whose content a fault has
+    changed. `other`: another store, while it is mounted in the place of this one."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
         self.contents: dict[str, bytes] = {}
+        self.writers: dict[str, Process] = {}
         self.damaged: set[str] = set()
         self.other: dict[str, bytes] | None = None
 
@@ -32,13 +34,13 @@ class Bucket:
             yield
 
     async def put_async(self, store: Any, key: str, data: bytes | Path) -> None:
-        await self._send("put", key, partial(self._put, key, data.read_bytes() if isinstance(data, Path) else data))
+        await self._send("put", key, partial(self._put, _sender(), key, _bytes_of(data)))
 
     @asynccontextmanager
     async def open_writer_async(self, store: Any, key: str, buffer_size: int) -> AsyncIterator["_Writer"]:
         writer = _Writer()
         yield writer
-        await self._send("put", key, partial(self._put, key, bytes(writer.data)))
+        await self._send("put", key, partial(self._put, _sender(), key, bytes(writer.data)))
 
     async def get_async(self, store: Any, key: str, options: Any = None) -> "_Answer":
         wanted = (options or {}).get("range")
@@ -62,17 +64,17 @@ class Bucket:
             yield [{"path": key} for key in found[first : first + chunk_size]]
 
     async def _send(self, verb: str, key: str, work: Any) -> Any:
-        process = current_process()
-        assert process is not None, "the world itself does not use the object store"
+        process = _sender()
         return await self._world.network.send(process, Message(process.name, "objects", verb, key), work)
 
     @property
     def _mounted(self) -> dict[str, bytes]:
         return self.contents if self.other is None else self.other
 
-    def _put(self, key: str, data: bytes) -> None:
+    def _put(self, writer: Process, key: str, data: bytes) -> None:
         self._mounted[key] = data
         if self.other is None:
+            self.writers[key] = writer
             self.damaged.discard(key)
 
     def _get(self, key: str, start: int, end: int | None) -> bytes:
@@ -92,6 +94,16 @@ class Bucket:
 
     def _list(self, prefix: str) -> Sequence[str]:
         return sorted(key for key in self._mounted if key.startswith(prefix))
+
+
+def _sender() -> Process:
+    process = current_process()
+    assert process is not None, "the world itself does not use the object store"
+    return process
+
+
+def _bytes_of(data: bytes | Path) -> bytes:
+    return data.read_bytes() if isinstance(data, Path) else data
 
 
 class _Writer:

@@ -73,22 +73,20 @@ class Client:
             self._world.seen.batch(batch)
             if batch["status"] in FINAL:
                 return batch
-            if self._plan.reads_results and (answer := await self._try("GET", f"{self._path}/results")) is not None:
-                if answer.status == 200:
-                    self._world.seen.lines(batch["id"], answer.body, "its results so far")
+            answer = await self._try("GET", f"{self._path}/results") if self._plan.reads_results else None
+            if answer is not None and answer.status == 200:
+                self._world.seen.lines(batch["id"], answer.body, "its results so far")
             await asyncio.sleep(1 + 4 * self._chance.random())
 
     async def _after(self, seconds: float, method: str, path: str) -> None:
         """Once, whatever comes of it: but it must be an answer, and be understood."""
         await asyncio.sleep(seconds)
-        while (answer := await self._try(method, path)) is None or answer.status >= 500:
-            await asyncio.sleep(RETRY_SECONDS)
+        answer = await self._answered(method, path)
         if answer.status not in (200, 404, 409):
             raise Violation(f"{self.name} is told {answer.status} to {method} {path}: {answer.body!r}")
 
     async def _content(self, path: str) -> bytes:
-        while (answer := await self._try("GET", path)) is None or answer.status >= 500:
-            await asyncio.sleep(RETRY_SECONDS)
+        answer = await self._answered("GET", path)
         if answer.status != 200:
             raise Violation(f"{self.name} cannot read {path}: {answer.status} {answer.body!r}")
         return answer.body
@@ -102,11 +100,19 @@ class Client:
         allowed: tuple[int, ...] = (),
     ) -> Json:
         """Asks until it is done."""
-        while (answer := await self._try(method, path, body, headers)) is None or answer.status >= 500:
-            await asyncio.sleep(RETRY_SECONDS * (0.5 + self._chance.random()))
+        answer = await self._answered(method, path, body, headers)
         if answer.status != 200 and answer.status not in allowed:
             raise Violation(f"{self.name} is told {answer.status} to {method} {path}: {answer.body!r}")
         return answer.json()
+
+    async def _answered(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> Response:
+        while True:
+            answer = await self._try(method, path, body, headers)
+            if answer is not None and answer.status < 500:
+                return answer
+            await asyncio.sleep(RETRY_SECONDS * (0.5 + self._chance.random()))
 
     async def _try(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None

@@ -7,7 +7,7 @@ took the place of another is seen.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -131,12 +131,14 @@ class Replica:
         call.left.discard(news.position)
         fate = self._engines.fate_of_answer(self)
         if fate == "end lost":
+            for check in self._world.checks:
+                check.engine_died(self, call.bodies, {*call.left, news.position}, fate)
             self._tell(call, None)
             self.close(call)
             return
         self._tell(call, [news])
-        if fate == "twice":
-            self._tell(call, [news])
+        if fate == "twice" and isinstance(news, Answer):
+            self._tell(call, [replace(news, body=news.body.replace(b'"try"', b'"another try"'))])
 
     def _tell(self, call: _Call, news: News) -> None:
         """One after the other: a stream keeps its order."""

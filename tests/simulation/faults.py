@@ -31,7 +31,7 @@ class Fault:
     def end(self, world: "World") -> None: ...
 
 
-class _Meddling(Fault):
+class Meddling(Fault):
     """Strikes one message in so many."""
 
     seam: ClassVar[str] = "ledger"
@@ -61,7 +61,7 @@ class _Meddling(Fault):
     def strike(self, message: Message) -> Fate: ...  # type: ignore[empty-body]
 
 
-class LedgerBusy(_Meddling):
+class LedgerBusy(Meddling):
     """Another process holds the lock for too long."""
 
     highest_rate = 0.1
@@ -70,7 +70,7 @@ class LedgerBusy(_Meddling):
         return Fate(refused=StoreUnavailable("database is locked"), there=5.0)
 
 
-class LedgerAway(_Meddling):
+class LedgerAway(Meddling):
     """For a few seconds, or for longer than any lease."""
 
     longest = 40.0
@@ -83,14 +83,14 @@ class LedgerAway(_Meddling):
         return Fate(refused=StoreUnavailable("the database is away"))
 
 
-class CommitRefused(_Meddling):
+class CommitRefused(Meddling):
     """The transaction is rolled back."""
 
     def strike(self, message: Message) -> Fate:
         return Fate(refused=StoreUnavailable("disk I/O error"))
 
 
-class CommitAnswerLost(_Meddling):
+class CommitAnswerLost(Meddling):
     """The transaction is done, and whoever asked does not know."""
 
     highest_rate = 0.3
@@ -99,21 +99,21 @@ class CommitAnswerLost(_Meddling):
         return Fate(lost=StoreUnavailable("connection lost"))
 
 
-class LedgerSlow(_Meddling):
+class LedgerSlow(Meddling):
     """Statements arrive late, and out of order."""
 
     def strike(self, message: Message) -> Fate:
         return Fate(there=self.chance.random() * 10)
 
 
-class LedgerAnswersLate(_Meddling):
+class LedgerAnswersLate(Meddling):
     """What was done is known only later."""
 
     def strike(self, message: Message) -> Fate:
         return Fate(back=self.chance.random() * 10)
 
 
-class PutRefused(_Meddling):
+class PutRefused(Meddling):
     """The object store does not take an object."""
 
     seam = "objects"
@@ -123,7 +123,7 @@ class PutRefused(_Meddling):
         return Fate(refused=GenericError("503 slow down"))
 
 
-class PutAnswerLost(_Meddling):
+class PutAnswerLost(Meddling):
     """The object is there, and its writer does not know."""
 
     seam = "objects"
@@ -133,7 +133,7 @@ class PutAnswerLost(_Meddling):
         return Fate(lost=GenericError("connection reset"))
 
 
-class ObjectsSlow(_Meddling):
+class ObjectsSlow(Meddling):
     """Some requests take seconds."""
 
     seam = "objects"
@@ -142,7 +142,7 @@ class ObjectsSlow(_Meddling):
         return Fate(there=self.chance.random() * 8, back=self.chance.random() * 8)
 
 
-class ObjectsAway(_Meddling):
+class ObjectsAway(Meddling):
     """Nothing is read or written."""
 
     seam = "objects"
@@ -156,7 +156,7 @@ class ObjectsAway(_Meddling):
         return Fate(refused=GenericError("connection refused"))
 
 
-class MissingForAMoment(_Meddling):
+class MissingForAMoment(Meddling):
     """A read says that there is no such object; the next one finds it."""
 
     seam = "objects"
@@ -364,7 +364,7 @@ class WindowOver(Fault):
         world.pass_a_day()
 
 
-class RequestsLost(_Meddling):
+class RequestsLost(Meddling):
     """Between client and gateway, on the way there."""
 
     seam = "http"
@@ -373,7 +373,7 @@ class RequestsLost(_Meddling):
         return Fate(refused=ConnectionError("no route"))
 
 
-class ResponsesLost(_Meddling):
+class ResponsesLost(Meddling):
     """The gateway did what it was asked for, and its client does not know."""
 
     seam = "http"

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer, and processes: groups of its tasks that die or freeze at any await.
+"""An event loop whose clock jumps to the next timer, and processes: groups of its tasks that die or freeze anywhere.
 
 Everything that a process starts is its own, by a context variable that tasks and timers inherit. The loop does not run
 what belongs to a process that is dead or frozen: no `except`, no `finally`. A process that is thawed goes on with what
@@ -25,6 +25,7 @@ class Process:
         self.dead = False
         self.frozen = False
         self.offset = 0.0
+        self.ended_well = False
         self.held: list[asyncio.Handle] = []
         self.when_dead: list[Callable[[], None]] = []
 

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from tests.mutants.__main__ import copy_tree
+from tests.mutants.table import MUTANTS as KNOWN
 from tests.mutants.table import Mutant
 
 SEEDS = 2000
@@ -47,4 +48,151 @@ def _try(mutant: Mutant) -> str | None:
     return f"{count} seeds: {why[:150]}\n          "
 
 
-MUTANTS: tuple[Mutant, ...] = ()
+def _known(*breaks: str) -> tuple[Mutant, ...]:
+    """Mutants that a test of its own finds as well."""
+    return tuple(mutant for mutant in KNOWN if mutant.breaks in breaks)
+
+
+SIMULATION = "tests/simulation/test_simulation.py"
+
+MUTANTS = (
+    *_known(
+        "a late owner's results count",
+        "a claim does not bump the epoch of its shard",
+        "a late finaliser or validator acts",
+        "a batch that is finalised stays open to late results",
+        "a record whose answer got lost counts its lines twice",
+        "shards of a dead owner are never taken",
+        "a shard under a live lease is taken by another",
+        "lines of a batch that does not run start",
+        "a new owner runs lines again that are durable",
+        "lines in flight at an engine that dies are dropped",
+        "the output file is in the order of the answers",
+        "failed lines stand in the output file",
+        "lines without an answer are left out of the error file",
+        "results that come while an object is written are lost",
+        "rows come before their object",
+        "an object that rows name is garbage",
+        "a changed byte in a result goes unnoticed",
+        "a line is condemned at its first death by itself",
+    ),
+    Mutant(
+        "a loop ends at the first fault that it meets",
+        "app/batch/loops.py",
+        "            pause = RETRY_SECONDS\n",
+        "            raise\n",
+        SIMULATION,
+    ),
+    Mutant(
+        "finish_batch has no fence",
+        "app/store/batches.py",
+        "select(batches.c.ending).where(self._held(claim)).with_for_update()",
+        "select(batches.c.ending).where(batches.c.id == claim.batch.id).with_for_update()",
+        SIMULATION,
+    ),
+    Mutant(
+        "record has no fence",
+        "app/store/shards.py",
+        "mine = update(shards).where(self._claimed(claim), shards.c.state.in_(states))",
+        "mine = update(shards).where(shards.c.batch_id == claim.batch_id, shards.c.index == claim.index)",
+        SIMULATION,
+    ),
+    Mutant(
+        "release has no fence",
+        "app/store/shards.py",
+        "back = update(shards).where(self._running(claim))",
+        "back = update(shards).where(shards.c.batch_id == claim.batch_id, shards.c.index == claim.index)",
+        SIMULATION,
+    ),
+    Mutant(
+        "what waits to be written is forgotten at the end of a dispatcher",
+        "app/batch/dispatch.py",
+        "        await asyncio.gather(*tasks, return_exceptions=True)\n        await self._recorder.flush()\n",
+        "        await asyncio.gather(*tasks, return_exceptions=True)\n",
+        SIMULATION,
+    ),
+    Mutant(
+        "suspects are blamed together",
+        "app/batch/suspects.py",
+        "size = _group_size(number, shard_lines)",
+        "size = shard_lines",
+        SIMULATION,
+    ),
+    Mutant(
+        "results that the ledger refused once are forgotten",
+        "app/batch/recorder.py",
+        "        held = await self._store.record(drafts)\n        self._written = []\n",
+        "        self._written = []\n        held = await self._store.record(drafts)\n",
+        SIMULATION,
+    ),
+    Mutant(
+        "a flush that fails keeps nothing",
+        "app/batch/recorder.py",
+        "            except BaseException:\n                self.stuck = True\n",
+        "            except BaseException:\n                self._pending.clear()\n                self.stuck = True\n",
+        SIMULATION,
+    ),
+    Mutant(
+        "an upload is not noted before it is written",
+        "app/api/files.py",
+        "        await self._store.reserve_object(file.object_key, self._now() + RESERVED_SECONDS)\n",
+        "",
+        SIMULATION,
+    ),
+    Mutant(
+        "a file is deleted while a batch reads it",
+        "app/store/files.py",
+        "        if reader is not None:\n",
+        "        if False:\n",
+        SIMULATION,
+    ),
+    Mutant(
+        "the sweep forgets what it could not delete",
+        "app/batch/lifecycle.py",
+        "                refused.append(error)  # the others need not wait for it\n",
+        "                gone.add(key)\n",
+        SIMULATION,
+    ),
+    Mutant(
+        "a batch is made again for each try with its Idempotency-Key",
+        "app/store/batches.py",
+        "        if idempotency_key is not None:\n",
+        "        if False:\n",
+        SIMULATION,
+    ),
+    Mutant(
+        "the segments of a batch that has ended stay",
+        "app/batch/results.py",
+        "        segments_prefix(claim.batch.id),\n        *(_result_key",
+        "        *(_result_key",
+        SIMULATION,
+    ),
+    Mutant(
+        "results that the ledger did not take stay",
+        "app/store/shards.py",
+        "for draft in drafts if draft.lines and draft.claim.key not in held])",
+        "for draft in drafts if False])",
+        SIMULATION,
+    ),
+    Mutant(
+        "damaged results stay counted when their lines run again",
+        "app/store/repairs.py",
+        "                completed=batches.c.completed - lost.count(False),\n",
+        "",
+        SIMULATION,
+    ),
+    Mutant(
+        "any object store is taken for the ledger's",
+        "app/objects.py",
+        "        if self._mark is None:\n            return\n        try:",
+        "        if True:\n            return\n        try:",
+        SIMULATION,
+    ),
+    Mutant(
+        "a replica gets lines without end",
+        "app/batch/dispatch.py",
+        "            queued[shard.replica] += len(shard.todo)\n",
+        "            pass\n",
+        SIMULATION,
+    ),
+)

@@ -127,8 +127,8 @@ class World:
     async def _run(self) -> None:
         story = self.loop.create_task(self._story())
         await asyncio.wait([story, self._failed], return_when=asyncio.FIRST_COMPLETED)
-        if not self._failed.done():
-            story.result()
+        if not self._failed.done() and (error := story.exception()) is not None:
+            raise error if isinstance(error, Violation) else Violation(f"the story breaks off: {error!r}") from error
 
     async def _story(self) -> None:
         plan = self.plan
@@ -215,10 +215,21 @@ class World:
         await dispatcher.drain(self.settings.dispatch.drain_seconds)
         loops.cancel()
         await asyncio.gather(loops, return_exceptions=True)
-        with suppress(BatchyardError):
-            await dispatcher.close()
-        self.trace.note(process.name, "has ended well")
+        process.ended_well = await self._closed(dispatcher)
+        self.trace.note(
+            process.name, "has ended", "well" if process.ended_well else "with results that it could not write"
+        )
+        if process.ended_well:
+            for check in self.checks:
+                check.ended_well(process)
         self.crash(process)
+
+    async def _closed(self, dispatcher: Dispatcher) -> bool:
+        try:
+            await dispatcher.close()
+        except BatchyardError:
+            return False
+        return True
 
     async def _gateway(self, process: Process) -> None:
         store = self.ledger.of(process)
@@ -248,12 +259,12 @@ class World:
     def _note_unhandled(self, loop: Any, context: dict[str, Any]) -> None:
         """What a callback or a task of Batchyard's raised and nobody caught."""
         error = context.get("exception")
-        if self.over or "never retrieved" in context["message"] and not isinstance(error, Violation):
+        if self.over or ("never retrieved" in context["message"] and not isinstance(error, Violation)):
             return
         self.fail(error if isinstance(error, Violation) else Violation(f"{context['message']}: {error!r}"))
 
     def note_log(self, logger: object, method: str, event: Any) -> Any:
-        """A processor of structlog: what Batchyard logs is a part of the story, and an unforeseen fault is a finding."""
+        """A processor of structlog: what Batchyard logs is part of the story, and an unforeseen fault a finding."""
         process = current_process()
         if not self.over and process is not None:
             known = [f"{name}={value}" for name, value in event.items() if name not in ("event", "exc_info")]
