@@ -4,6 +4,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from app.objects import Objects
 from app.store import Batch, File, SegmentDraft, ShardPlan, Store, Usage
@@ -45,8 +46,9 @@ async def test_results_of_a_batch_that_ends_meanwhile_break_off_instead_of_looki
         return await read(key, start, end)
 
     monkeypatch.setattr(objects, "read", read_while_it_ends)
-    with pytest.raises(RuntimeError, match="response already started"):
+    with pytest.raises(RuntimeError, match="response already started"), capture_logs() as logs:
         await client.get(f"/v1/batches/{batch['id']}/results")
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("answer cut off", "warning")]
 
 
 @pytest.mark.parametrize(
