@@ -83,8 +83,8 @@ class Dispatcher:
         engines: Engines,
         settings: Settings,
         owner: str,
-        alert: Alerts = alert,
         clock: Callable[[], float] = time.monotonic,
+        alert: Alerts = alert,
     ) -> None:
         self._store = store
         self._objects = objects
@@ -303,8 +303,11 @@ class Dispatcher:
             log.warning("slow lines not noted yet", batch=claim.batch_id, shard=claim.index, reason=str(error))
 
     def _add(self, shard: RunningShard, results: Sequence[Result]) -> None:
-        self._recorder.add(shard.claim, results)
-        shard.todo.difference_update(result.position for result in results)
+        """Of two results of a line the first stands: a client may have seen it."""
+        for result in results:
+            if result.position in shard.todo:
+                shard.todo.remove(result.position)
+                self._recorder.add(shard.claim, [result])
         self.room_made.set()
 
     async def _input_gone(self, claim: ShardClaim, error: ObjectMissing) -> None:

@@ -46,8 +46,8 @@ class Lifecycle:
         owner: str,
         now: Callable[[], float] = time.time,
         capabilities: CapabilitiesOf = lambda model: None,
-        alert: Alerts = alert,
         aside: Callable[[Reading], Awaitable[Validation]] = in_thread,
+        alert: Alerts = alert,
     ) -> None:
         """`aside`: where an input file is read."""
         self._store = store

@@ -4,7 +4,6 @@ import asyncio
 import functools
 import gc
 import logging
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -269,8 +268,7 @@ class World:
         if not self.over and process is not None:
             known = [f"{name}={value}" for name, value in event.items() if name not in ("event", "exc_info")]
             self.trace.note(process.name, f"log: {event['event']}", *known)
-            error = sys.exc_info()[1]
-            if event.get("exc_info") and not isinstance(error and error.__cause__, BatchyardError):
+            if event.get("exc_info"):
                 self.fail(Violation(f"{event['event']}, by a fault that nobody foresaw: {traceback.format_exc()}"))
         raise structlog.DropEvent
 
