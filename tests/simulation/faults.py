@@ -226,6 +226,60 @@ class GatewayCrashes(DispatcherCrashes):
     kind = "gateway"
 
 
+class _StrikesWhoAsks(Meddling):
+    """A dispatcher, at the moment at which it has sent a certain request: what it asked for is done."""
+
+    seam = "any"
+    moments: ClassVar = (
+        ("ledger", "record"),
+        ("ledger", "finish_batch"),
+        ("ledger", "start_batch"),
+        ("ledger", "claim_ended_batch"),
+        ("ledger", "claim_shards"),
+        ("ledger", "release"),
+        ("ledger", "forget_garbage"),
+        ("ledger", "run_again"),
+        ("objects", "put"),
+        ("objects", "get"),
+        ("objects", "delete"),
+    )
+    highest_rate = 0.3
+
+    def __init__(self, name: str, chance: Random, within: float) -> None:
+        super().__init__(name, chance, within)
+        self._moment = chance.choice(self.moments)
+
+    def fate(self, message: Message) -> Fate | None:
+        if (message.seam, message.verb) == self._moment and self.chance.random() < self.rate:
+            assert self._world is not None
+            process = next(
+                (each for each in self._world.processes_of("dispatcher") if each.name == message.sender), None
+            )
+            if process is not None and process.runs:
+                self._world.trace.fault(type(self).__name__, process.name, *self._moment)
+                self.hit(self._world, process)
+        return None
+
+    def hit(self, world: "World", process) -> None: ...  # type: ignore[no-untyped-def]
+
+
+class CrashesAsItAsks(_StrikesWhoAsks):
+    """Its request arrives, or does not."""
+
+    def hit(self, world: "World", process) -> None:  # type: ignore[no-untyped-def]
+        world.crash(process)
+
+
+class FreezesAsItAsks(_StrikesWhoAsks):
+    """And reads the answer when its lease has run out."""
+
+    highest_rate = 0.1
+
+    def hit(self, world: "World", process) -> None:  # type: ignore[no-untyped-def]
+        process.freeze()
+        world.network.later(3 + 30 * self.chance.random(), world.thaw, process)
+
+
 class DispatcherFreezes(_Strike):
     """And wakes, often when its leases have run out."""
 
@@ -402,6 +456,8 @@ FAULTS: tuple[type[Fault], ...] = (
     DispatcherIsReplacedMeanwhile,
     GatewayFreezes,
     Redeploy,
+    CrashesAsItAsks,
+    FreezesAsItAsks,
     EngineKilled,
     EnginesDieTogether,
     NodeLost,

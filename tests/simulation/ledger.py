@@ -2,7 +2,7 @@
 
 import functools
 import sqlite3
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, event
@@ -22,7 +22,8 @@ UNIX_EPOCH = 2_440_587.5
 """As a Julian day."""
 
 FINDABLE = {
-    "claim_shards": """SELECT batch_id, "index", epoch FROM shards WHERE state IN ('pending', 'running')""",
+    "claim_shards": """SELECT batch_id, "index", epoch FROM shards
+        WHERE state IN ('pending', 'running') AND (suspects IS NOT NULL) = :suspect""",
     "claim_new_batch": "SELECT 1 FROM batches WHERE status = 'validating'",
     "claim_ended_batch": "SELECT 1 FROM batches WHERE status IN ('in_progress', 'finalizing', 'cancelling')",
     "expire_batches": "SELECT 1 FROM batches WHERE expires_at <= :now",
@@ -74,7 +75,7 @@ class Ledger:
             key = (verb, process.offset, args[2:3], kwargs.get("suspect"), frozenset(kwargs.get("running", ())))
             known = self._idle.get(key, (-1, 0.0))
             again = known[0] == self._version() and self._world.seconds() < known[1]
-            if again or not self._findable(process, verb, kwargs.get("running", ())):
+            if again or not self._findable(process, verb, kwargs):
                 return [] if verb == "claim_shards" else None if verb.startswith("claim") else ()
         before, idle = self.sql.total_changes, self._until(process) if key else 0.0
         checks = self._world.checks
@@ -95,9 +96,10 @@ class Ledger:
             self._idle[key] = (self._version(), idle)
         return answer
 
-    def _findable(self, process: Process, verb: str, running: Collection[Any]) -> bool:
-        found = self.sql.execute(FINDABLE[verb], {"now": int(self._world.wall(process))})
-        return any(row not in running for row in found)
+    def _findable(self, process: Process, verb: str, asked: Mapping[str, Any]) -> bool:
+        values = {"now": int(self._world.wall(process)), "suspect": int(asked.get("suspect", False))}
+        running = asked.get("running", ())
+        return any(row not in running for row in self.sql.execute(FINDABLE[verb], values))
 
     def _version(self) -> int:
         return self.sql.total_changes - self._unseen_changes
