@@ -4,7 +4,7 @@ python -m tests.simulation run SEED [--without PART ...]   one run, and its time
 python -m tests.simulation shrink SEED                     the smallest part of a failing run that fails as well
 python -m tests.simulation seeds FIRST COUNT [--stop]      runs in this process; ends with 1 if one fails
 python -m tests.simulation many COUNT                      in two processes; goes on where it was stopped
-python -m tests.simulation mutants [WORD]                  faults put back, and after how many seeds each is found
+python -m tests.simulation mutants [WORD] [--seeds N]      faults put back, and after how many seeds each is found
 """
 
 import argparse
@@ -31,7 +31,9 @@ def main() -> int:
     seeds.add_argument("count", type=int)
     seeds.add_argument("--stop", action="store_true", help="at the first that fails")
     commands.add_parser("many").add_argument("count", type=int)
-    commands.add_parser("mutants").add_argument("word", nargs="?", default="")
+    tried = commands.add_parser("mutants")
+    tried.add_argument("word", nargs="?", default="", help="in the name of the mutant")
+    tried.add_argument("--seeds", type=int, default=mutants.SEEDS, help="how many may pass before it is found")
     given = parser.parse_args()
     match given.command:
         case "run":
@@ -43,7 +45,7 @@ def main() -> int:
         case "many":
             return many.run(given.count)
         case _:
-            return mutants.run(given.word)
+            return mutants.run(given.word, given.seeds)
 
 
 def _run(seed: int, without: list[str], digest: bool) -> int:

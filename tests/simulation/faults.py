@@ -227,7 +227,7 @@ class GatewayCrashes(DispatcherCrashes):
 
 
 class _StrikesWhoAsks(Meddling):
-    """A dispatcher, at the moment at which it has sent a certain request: what it asked for is done."""
+    """A dispatcher, at the moment at which it has sent a certain request, which may arrive much later."""
 
     seam = "any"
     moments: ClassVar = (
@@ -258,6 +258,7 @@ class _StrikesWhoAsks(Meddling):
             if process is not None and process.runs:
                 self._world.trace.fault(type(self).__name__, process.name, *self._moment)
                 self.hit(self._world, process)
+                return Fate(there=self.chance.choice((0.0, 30.0)) * self.chance.random())
         return None
 
     def hit(self, world: "World", process) -> None: ...  # type: ignore[no-untyped-def]

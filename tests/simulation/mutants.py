@@ -17,25 +17,25 @@ SEEDS = 2000
 SECONDS = 3000
 
 
-def run(word: str = "") -> int:
+def run(word: str, seeds: int) -> int:
     """Tries those whose name has this word in it. Returns 1 if one was not found."""
     missed = 0
     for mutant in MUTANTS:
         if word in mutant.breaks:
-            found = _try(mutant)
+            found = _try(mutant, seeds)
             missed += found is None
             print(f"{'not found' if found is None else found:>9}  {mutant.breaks} ({mutant.file})", flush=True)
     return int(missed > 0)
 
 
-def _try(mutant: Mutant) -> str | None:
+def _try(mutant: Mutant, seeds: int) -> str | None:
     """After how many seeds it was found, and by what."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
         copy = Path(scratch)
         copy_tree(copy)
         path = copy / mutant.file
         path.write_text(mutant.applied(path.read_text()))
-        command = [sys.executable, "-m", "tests.simulation", "seeds", "0", str(SEEDS), "--stop"]
+        command = [sys.executable, "-m", "tests.simulation", "seeds", "0", str(seeds), "--stop"]
         environment = {**os.environ, "PYTHONPATH": scratch}
         ended = subprocess.run(
             ["timeout", str(SECONDS), *command], cwd=copy, env=environment, capture_output=True, text=True, check=False

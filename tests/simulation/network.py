@@ -54,14 +54,16 @@ class Network:
         self._nobody = Context()
         self.meddlers: Sequence[Meddler] = ()
         self.closed = False
+        self.slowness: dict[str, float] = {}
+        """Seams that are slow all the time: seconds, on top of QUICK_SECONDS."""
         self._fail = fail
 
     def later(self, seconds: float, act: Callable[..., None], *arguments: Any) -> None:
         """Whatever becomes of whoever asks for it."""
         self._loop.call_later(seconds, act, *arguments, context=self._nobody)
 
-    def latency(self) -> float:
-        return self._chance.random() * QUICK_SECONDS
+    def latency(self, seam: str = "") -> float:
+        return self._chance.random() * (QUICK_SECONDS + self.slowness.get(seam, 0.0))
 
     async def send(self, process: Process, message: Message, work: Callable[[], Any]) -> Any:
         """Does the work at the other end. Raises what that raises, and what faults make of it."""
@@ -69,7 +71,7 @@ class Network:
             raise asyncio.CancelledError
         fate = next((fate for each in self.meddlers if (fate := each.fate(message))), Fate())
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self.later(self.latency() + fate.there, self._arrive, process, message, work, fate, answer)
+        self.later(self.latency(message.seam) + fate.there, self._arrive, process, message, work, fate, answer)
         return await answer
 
     def _arrive(
@@ -92,7 +94,7 @@ class Network:
             if fate.lost is not None:
                 self._trace.note(message.sender, "gets no answer:", message.seam, message.verb, message.key)
                 error = fate.lost
-        self.later(self.latency() + fate.back, _deliver, answer, result, error)
+        self.later(self.latency(message.seam) + fate.back, _deliver, answer, result, error)
 
 
 def _deliver(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:

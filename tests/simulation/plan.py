@@ -46,6 +46,7 @@ class Plan:
     lease_seconds: float
     poll_seconds: float
     flush_seconds: float
+    object_seconds: float
     fault_seconds: float
     clients: tuple[ClientPlan, ...]
     faults: tuple[Fault, ...]
@@ -81,6 +82,7 @@ def plan_of(seed: int) -> Plan:
         lease_seconds=draw.choice((4.0, 8.0, 15.0)),
         poll_seconds=draw.choice((1.0, 2.0)),
         flush_seconds=draw.choice((0.5, 2.0)),
+        object_seconds=draw.choice((0.0, 0.0, 1.0, 4.0)),
         fault_seconds=fault_seconds,
         clients=tuple(
             _client(number, draw, models, fault_seconds, large) for number in range(draw.choice((1, 1, 2, 3)))

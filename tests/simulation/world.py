@@ -56,6 +56,7 @@ class World:
         self._failed = self.loop.create_future()
         self.loop.set_exception_handler(self._note_unhandled)
         self.network = Network(self.loop, self.trace, chance(plan.seed, "network"), self.fail)
+        self.network.slowness["objects"] = plan.object_seconds
         self.seen = Seen(self)
         self.checks: list[Check] = []
         self.ledger = Ledger(self)
