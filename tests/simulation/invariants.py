@@ -237,6 +237,9 @@ class Seen(Check):
     def all_ended(self) -> bool:
         return not self.open()
 
+    def garbage(self) -> list[tuple[Any, ...]]:
+        return self.rows("SELECT key FROM garbage UNION SELECT id FROM files WHERE deleted_at IS NOT NULL")
+
     def paused(self) -> list[str]:
         return [batch_id for batch_id, status, _, at in self.open() if at is not None and status == "in_progress"]
 

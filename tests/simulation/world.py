@@ -17,7 +17,7 @@ import structlog
 from app.api.app import build_app
 from app.batch.dispatch import Dispatcher
 from app.batch.lifecycle import Lifecycle
-from app.batch.loops import run_loops
+from app.batch.loops import SWEEP_SECONDS, run_loops
 from app.errors import BatchyardError
 from app.objects import Objects
 from app.settings import Settings
@@ -37,7 +37,6 @@ START = 1_700_000_000
 DAY_AND_HOUR = 90_000.0
 CALM_SECONDS = 600.0
 """In which every batch must have ended, once nothing goes wrong any more."""
-SWEEPS_SECONDS = 10.0
 LOOK_SECONDS = 2.0
 
 
@@ -147,10 +146,13 @@ class World:
             if process.frozen:
                 self.thaw(process)
         await self._all_end(clients)
-        await asyncio.sleep(SWEEPS_SECONDS)
         operator.cancel()
         self.pass_a_day()
-        await asyncio.sleep(SWEEPS_SECONDS)
+        await asyncio.sleep(2 * SWEEP_SECONDS)
+        for _ in range(int(CALM_SECONDS / SWEEP_SECONDS)):
+            if not self.seen.garbage():
+                break
+            await asyncio.sleep(SWEEP_SECONDS)
         for check in self.checks:
             check.at_end()
 
