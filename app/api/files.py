@@ -127,7 +127,7 @@ class Files:
         file = self._file(tenant, upload)
         await self._store.reserve_object(file.object_key, self._now() + RESERVED_SECONDS)
         await self._objects.put(file.object_key, content)
-        return await self._store.add_file(file, key, digest)
+        return await self._store.add_file(file, key, digest, reserved=True)
 
     async def _earlier(self, tenant: str, key: str | None, digest: str) -> File | None:
         if key is None:
