@@ -119,9 +119,12 @@ class MissingForAMoment(Meddling):
 
 
 class OtherStoreMounted(Fault):
-    """A folder is not mounted, or a bucket is another: it works, and is empty."""
+    """A folder is not mounted, or a bucket is another: it works, and is empty. For longer than the slowest request, as
+    one that is back between two looks at the mark cannot be noticed."""
 
-    longest = 20.0
+    def __init__(self, name: str, chance: Random, within: float) -> None:
+        super().__init__(name, chance, within)
+        self.seconds = 60.0
 
     def begin(self, world: "World") -> None:
         world.trace.fault("another object store is in the place of ours")
