@@ -110,7 +110,7 @@ class Sentinel:
         found = self._models(models) | await self._disk()
         unknown: set[Condition] = set()
         try:
-            found |= self._batches(await self._store.open_batches(), {each.id for each in models if each.healthy})
+            found |= self._batches(await self._store.open_batches(), models)
         except StoreUnavailable as error:
             log.warning("batches cannot be watched", reason=str(error))
             self._progress = {}  # without the ledger none could move
@@ -159,7 +159,7 @@ class Sentinel:
         words = f"{self._data} has {usage.free / 2**30:.1f} GiB free of {usage.total / 2**30:.1f} GiB."
         return {Condition("disk_nearly_full"): words}
 
-    def _batches(self, batches: list[Batch], healthy: set[str]) -> dict[Condition, str]:
+    def _batches(self, batches: list[Batch], models: list[ModelHealth]) -> dict[Condition, str]:
         found = {}
         progress, busy = {}, set()
         for batch in batches:
@@ -169,7 +169,7 @@ class Sentinel:
                 continue
             # Work is taken oldest first, so a batch may stand still as long as another one is before it.
             queue = batch.model if batch.status == "in_progress" else batch.status
-            can_move = queue not in busy and (batch.status != "in_progress" or batch.model in healthy)
+            can_move = queue not in busy and _has_its_engine(batch, models)
             busy.add(queue)
             progress[batch.id] = now = self._moved(batch, can_move)
             if (seconds := self._clock() - now.since) >= STUCK_SECONDS:
@@ -187,6 +187,13 @@ class Sentinel:
         if before is not None and can_move and (before.status, before.done) == (batch.status, done):
             return before
         return _Progress(batch.status, done, self._clock())
+
+
+def _has_its_engine(batch: Batch, models: list[ModelHealth]) -> bool:
+    """Whether its next step waits for no engine. Of a batch that is validated it is not known yet which model it is."""
+    if batch.status == "validating":
+        return all(model.healthy for model in models)
+    return batch.status != "in_progress" or any(model.healthy for model in models if model.id == batch.model)
 
 
 def _budget_words(model: ModelHealth) -> str:

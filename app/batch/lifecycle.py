@@ -11,7 +11,7 @@ from app.batch.lines import LineFault
 from app.batch.results import ResultFiles, ResultsDamaged, leftovers, write_result_files
 from app.batch.validate import Validation, validate
 from app.capabilities import CapabilitiesOf
-from app.errors import BatchyardError, MachineExhausted, ObjectMissing, ObjectsUnavailable
+from app.errors import BatchyardError, CapabilitiesUnknown, MachineExhausted, ObjectMissing, ObjectsUnavailable
 from app.objects import Objects
 from app.settings import Settings
 from app.store import Batch, BatchClaim, Segment, Store
@@ -29,6 +29,9 @@ TRIES = 5
 LONGEST_PAUSE_SECONDS = 60.0
 """Between two of them: 1 s, doubling to this."""
 
+UNHEARD_SECONDS = 1.0
+"""Until a batch of whose model no engine was heard is looked at again: a look reads the start of its file."""
+
 
 class Lifecycle:
     """Each step claims one batch under a lease that the owner's dispatcher renews, and says whether it found one."""
@@ -40,8 +43,9 @@ class Lifecycle:
         settings: Settings,
         owner: str,
         now: Callable[[], float] = time.time,
-        capabilities: CapabilitiesOf = lambda model: None,
         alert: Alerts = alert,
+        *,
+        capabilities: CapabilitiesOf,
     ) -> None:
         self._store = store
         self._objects = objects
@@ -128,6 +132,9 @@ class Lifecycle:
         self._claims.add(key)
         try:
             yield
+        except CapabilitiesUnknown:  # it waits: none of its lines could run yet
+            self._claims.discard(key)
+            await self._store.put_off_batch(claim, UNHEARD_SECONDS, fault=False)
         except BatchyardError:
             raise
         except (OSError, MemoryError) as error:
@@ -222,7 +229,7 @@ class Lifecycle:
         if step == "validated" and claim.faults + 1 >= TRIES:
             await self._store.fail_batch(claim, [_broken(step).as_dict()])
         else:
-            await self._store.put_off_batch(claim, min(2.0**claim.faults, LONGEST_PAUSE_SECONDS))
+            await self._store.put_off_batch(claim, min(2.0**claim.faults, LONGEST_PAUSE_SECONDS), fault=True)
 
 
 def _broken(step: str) -> LineFault:

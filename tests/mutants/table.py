@@ -181,6 +181,13 @@ DAMAGE = (
 
 GATE = (
     Mutant(
+        "a batch that waits for its engine uses up its tries",
+        "app/batch/lifecycle.py",
+        "UNHEARD_SECONDS, fault=False)",
+        "UNHEARD_SECONDS, fault=True)",
+        "tests/unit/test_faults.py",
+    ),
+    Mutant(
         "a batch is taken without a healthy replica",
         "app/api/gate.py",
         "if model.healthy == 0:",
