@@ -1,8 +1,8 @@
-"""What people are told of without asking: the rules, looked at every few seconds in each dispatcher process.
+"""The alerts: rules that each dispatcher process checks every few seconds.
 
-Only dispatchers alert, so that an alert does not come once for each gateway; engines tell of a hang by themselves,
-because only they can tell it from a death, and `batchyard serve` of a lost cluster. `app/telemetry.py` limits how often
-the same alert is told.
+Only dispatchers alert, so that an alert does not come once for each gateway. Engines report a hang themselves, because
+only they can distinguish it from a death, and `batchyard serve` reports a lost cluster. `app/telemetry.py` limits how
+often the same alert is sent.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 LOOK_SECONDS = 5.0
 
 DOWN_SECONDS = 60.0
-"""A model that was healthy may be away for this long: a restart takes less. The promise is an alert within 90 s."""
+"""A model that was healthy may lack replicas for this long: a restart takes less. Promised is an alert within 90 s."""
 
 COLD_START_SECONDS = 600.0
 """A model that never was healthy may load for this long, as long as nothing is known to be wrong."""
@@ -105,7 +105,7 @@ class Sentinel:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """One pass over all rules. While the ledger is away, what was known of batches is neither told nor over."""
+        """One pass over all rules. While the ledger cannot be read, no condition of a batch is alerted or over."""
         models = self._health.models()
         found = self._models(models) | await self._disk()
         unknown: set[Condition] = set()
