@@ -216,13 +216,14 @@ def strike_in_batch(
     probe: Callable[[Server], Prober] = health_prober,
     refusals: Collection[str] = (),
     lines: int = LINES,
+    tokens: int = TOKENS,
 ) -> Row:
     """The row of a fault in the middle of a batch; `strike` returns when the fault is over, if it ever is.
 
     `refusals`: the only answers that a prober may get besides the good ones; none: any.
     """
     ledger = Ledger(server.data)
-    batch = start_batch(server, lines)
+    batch = start_batch(server, lines, max_tokens=tokens)
     with probe(server) as prober, LedgerWatch(ledger) as watch:
         in_flight = ledger.in_flight()
         struck = time.monotonic()

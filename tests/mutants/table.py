@@ -223,6 +223,13 @@ GATE = (
         "tests/unit/test_replicas.py",
     ),
     Mutant(
+        "a reader that is stopped stops all calls of a replica",
+        "deployments/replicas/paced.py",
+        ", _generator_backpressure_num_objects=ITEMS_AHEAD)",
+        ")",
+        "tests/unit/test_paced.py",
+    ),
+    Mutant(
         "a core that neither answers nor works counts as alive",
         "deployments/pulse.py",
         "        if works and now - self._answered < self._step_seconds:\n",

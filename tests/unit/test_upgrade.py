@@ -86,6 +86,21 @@ def test_serves_router_has_what_replicas_py_reads() -> None:
         assert callable(getattr(RequestRouter, hook))
 
 
+def test_serves_replica_wrapper_has_the_seams_that_paced_py_steps_into() -> None:
+    from ray._common.ray_option_utils import task_options
+    from ray.serve._private.request_router import replica_wrapper
+    from ray.serve._private.request_router.request_router import RequestRouter
+
+    assert list(inspect.signature(RequestRouter.create_replica_wrapper).parameters) == ["self", "replica_info"]
+    made = inspect.getsource(replica_wrapper.RunningReplica.__init__)
+    assert "self._actor_replica_wrapper = ActorReplicaWrapper(self._actor_handle)" in made
+    called = inspect.getsource(replica_wrapper.ActorReplicaWrapper.send_request_python)
+    methods = {"handle_request", "handle_request_streaming", "handle_request_with_rejection"}
+    assert set(re.findall(r"self\._actor_handle\.(\w+)", called)) == methods
+    assert called.count(".options(") == 2
+    assert "_generator_backpressure_num_objects" in task_options
+
+
 def test_serves_proxy_and_controller_read_the_variables_that_local_py_sets() -> None:
     from ray.serve._private import constants
 
