@@ -63,9 +63,7 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
         )
         .bind(
             config,
-            model.hang_seconds,
-            model.step_seconds,
-            model.line_seconds,
+            model,
             Brakes(
                 database_url=settings.database_url,
                 model=model.id,

@@ -5,9 +5,21 @@ would answer late just when they have to say 503, while a replica loads. Ray let
 workers only, so the engine's module imports this before the seconds of vLLM's own imports.
 """
 
+import contextlib
 import os
+
+OOM_SCORE = 500
+"""Of an engine's processes, by which the kernel chooses what to end when there is no memory left: of all that Batchyard
+and Ray run they have the most, and are replaced the soonest."""
 
 VARIABLE = "BATCHYARD_ENGINE_NICENESS"
 
 if niceness := os.environ.get(VARIABLE):
     os.nice(int(niceness))
+
+
+def be_the_first_to_go() -> None:
+    """Out of memory, the kernel ends this process, or one that it starts from now on, before those that it serves."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:  # a kernel or container without
+        if int(file.read()) < OOM_SCORE:
+            file.write(str(OOM_SCORE))

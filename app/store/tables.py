@@ -176,8 +176,9 @@ starts = Table(
     Column("starter", String(64)),
     Column("deploy", String(64)),
     Column("at", Float, nullable=False),
-    # Why the start came to nothing, where it is known.
+    # Why the start came to nothing, or what was started ended, where that is known; and when.
     Column("failure", String),
+    Column("failed_at", Float),
     CheckConstraint("kind IN ('planned', 'unplanned', 'excused', 'reset')", name="kind"),
     Index(None, "subject", "seq"),
     Index(None, "starter"),

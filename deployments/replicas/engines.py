@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from uuid import uuid4
 
 from ray.serve.handle import DeploymentHandle
 
@@ -26,11 +27,14 @@ class RayEngines:
         self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         node = self._watch.node(model, replica)
-        stream = self._handles[model].options(stream=True).answer_lines.remote(endpoint, bodies, alone, replica=replica)
-        entered = False
+        handle, call = self._handles[model], uuid4().hex
+        stream = handle.options(stream=True).answer_lines.remote(endpoint, bodies, alone, call, replica=replica)
+        sent = False
         try:
             async for some in stream:
-                entered = True
+                if not sent:  # the replica says that they may enter; they do once we have said that we know
+                    sent = True
+                    await handle.begin.remote(call, replica=replica)
                 yield some
         except (asyncio.CancelledError, GeneratorExit):
             stream.cancel()
@@ -39,9 +43,8 @@ class RayEngines:
             self._watch.suspend(model, replica)
             if isinstance(cause_of(error), ReplicaGone):
                 raise ReplicaGone(one_line(error)) from error
-            if alone and not entered:  # a replica says so before it lets such lines into its engine
-                raise ReplicaGone(f"lost while lines waited to be alone: {one_line(error)}") from error
-            # Lines that share the engine may have been in it, though nothing was heard: what they do can be so quick.
+            if not sent:
+                raise ReplicaGone(f"lost before the lines were in its engine: {one_line(error)}") from error
             if explanation := await self._losses.explanation(model, replica, node, error):
                 raise ReplicaGone(f"{explanation}: {one_line(error)}") from error
             raise EngineLost(one_line(error)) from error
