@@ -1,4 +1,4 @@
-"""A request that keeps vLLM's front end busy, holds Python's lock or eats memory: what others see of it, and its end."""
+"""Requests that keep vLLM's front end busy, hold Python's lock or eat memory: what others see, and how they end."""
 
 import json
 import os

@@ -19,7 +19,7 @@ MEGABYTES = 64
 
 
 def register() -> None:
-    """vLLM calls this in each of its processes: the core's has a scheduler that schedules, the front end's a handler."""
+    """vLLM calls this in each of its processes: the core's has a scheduler, the front end's a handler."""
     from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
     from vllm.v1.core.sched.scheduler import Scheduler
 
