@@ -102,7 +102,7 @@ class ModelSettings(_Frozen):
         default=7200.0,
         gt=0,
         description="Longest time that a line of a batch may take in the engine, from when it starts there. Then it is "
-        "aborted, tried once more with the engine to itself, and fails with request_timeout if that takes as long. "
+        "aborted, tried once more without other lines beside it, and fails with request_timeout if that takes as long. "
         "A full engine on a CPU may make one token a second for each line: two hours let it have 7,200, and two tries "
         "end well within a batch's 24 hours.",
     )

@@ -20,6 +20,7 @@ from ray.serve.llm.deployment import LLMServer
 from vllm.logger import DEFAULT_LOGGING_CONFIG
 
 from app.batch.dispatch import Answer, TimedOut
+from app.batch.suspects import Beside
 from app.errors import EngineLost, ReplicaGone
 from app.settings import ModelSettings
 from app.telemetry import alert, start_telemetry
@@ -32,7 +33,7 @@ from deployments.guard.post import post_guard
 from deployments.lean_executor import with_lean_executor
 from deployments.line_answers import LineAnswers
 from deployments.messages import Heartbeat, HttpStart
-from deployments.occupancy import Occupancy
+from deployments.occupancy import Call, Occupancy
 from deployments.pulse import Pulse
 from deployments.restarts import Brakes
 from deployments.vllm_http import post
@@ -42,8 +43,8 @@ log = structlog.get_logger()
 COALESCE_SECONDS = 0.3
 """Answers of a call are sent on together for this long: a message through Ray costs as much CPU as some lines."""
 
-COALESCE_ALONE_SECONDS = 0.03
-"""The same for lines that have the engine alone: nothing else makes use of it while they wait."""
+COALESCE_APART_SECONDS = 0.03
+"""The same for lines that keep others out of the engine: it idles while they wait."""
 
 BEGIN_SECONDS = 20.0
 """How long lines that may enter wait for their dispatcher's word. It takes milliseconds, or the dispatcher is gone."""
@@ -152,16 +153,17 @@ class BatchEngine(LLMServer):
             self._guard = post_guard(self._orders, self._front_end.sheet)
 
     async def answer_lines(
-        self, endpoint: str, bodies: Sequence[bytes], alone: bool, call: str, replica: str
+        self, endpoint: str, bodies: Sequence[bytes], beside: Beside, call: str, replica: str
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         """Answers each body once, in any order, several at a time. Raises EngineLost when vLLM's core is gone.
 
-        First comes an empty list: the lines may enter the engine, `alone` if so asked, and do once `begin` is told so.
-        Closing the stream aborts in vLLM what is not answered yet. Raises ReplicaGone when the lines never were in it.
+        First comes an empty list: the lines may enter the engine, `beside` what was allowed, and do so once `begin` is
+        called. Closing the stream aborts in vLLM what is not answered yet. Raises ReplicaGone when the lines never were
+        in it.
         """
         self._must_be(replica)
-        coalesce = COALESCE_ALONE_SECONDS if alone else COALESCE_SECONDS
-        async with self._occupancy.enter(alone=alone):
+        coalesce = COALESCE_SECONDS if beside is Beside.ANYTHING else COALESCE_APART_SECONDS
+        async with self._occupancy.enter(Call.LINES, beside):
             self._must_live()
             begun = self._may_begin[call] = asyncio.Event()
             try:
@@ -193,7 +195,7 @@ class BatchEngine(LLMServer):
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         WORK.set(f"online request {dict(headers).get('x-request-id', 'without an id')} to {path}")
         async with (
-            self._occupancy.enter(alone=False),
+            self._occupancy.enter(Call.ONLINE),
             contextlib.aclosing(self._front_end.stream(explained(post(self._app, path, body, raw)))) as messages,
         ):
             async for message in messages:

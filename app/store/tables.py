@@ -99,9 +99,10 @@ batches = Table(
     Column("expired_at", BigInteger),
     Column("cancelling_at", BigInteger),
     Column("cancelled_at", BigInteger),
-    # How often validating or finalising came to nothing through a fault of the batch's own.
+    # How often validating, running or finalising failed through a fault of the batch's own.
     Column("faults", Integer, nullable=False, server_default="0"),
-    # The claim on the batch itself, held while it is validated or finalised. `owner` is for operators: who has it.
+    # The claim on the batch itself, held while it is validated or finalised, or the end of the pause after a fault of
+    # its own. `owner` is for operators: who has it.
     Column("owner", String(64)),
     Column("epoch", Integer, nullable=False, default=0),
     Column("lease_until", Float),

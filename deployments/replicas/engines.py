@@ -7,6 +7,7 @@ from uuid import uuid4
 from ray.serve.handle import DeploymentHandle
 
 from app.batch.dispatch import Answer, TimedOut
+from app.batch.suspects import Beside
 from app.errors import EngineLost, ReplicaGone
 from deployments.replicas.losses import Losses
 from deployments.replicas.watch import ReplicaWatch, cause_of, one_line
@@ -24,11 +25,11 @@ class RayEngines:
         return self._watch.replicas(model)
 
     async def answers(
-        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
+        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, beside: Beside
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         node = self._watch.node(model, replica)
         handle, call = self._handles[model], uuid4().hex
-        stream = handle.options(stream=True).answer_lines.remote(endpoint, bodies, alone, call, replica=replica)
+        stream = handle.options(stream=True).answer_lines.remote(endpoint, bodies, beside, call, replica=replica)
         sent = False
         try:
             async for some in stream:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from app.batch.dispatch import Answer, TimedOut
+from app.batch.suspects import Beside
 from app.errors import ReplicaGone
 from app.store import Usage
 from deployments.chat_handler import ChatHandler
@@ -101,7 +102,7 @@ class Replica:
         return Answer(position, 200, b"{}", Usage())
 
     def send(self, call: str) -> Any:
-        return self.it.answer_lines("/v1/x", [call.encode()], True, call, "r1")
+        return self.it.answer_lines("/v1/x", [call.encode()], Beside.NOTHING, call, "r1")
 
 
 async def test_lines_enter_once_their_dispatcher_has_said_that_it_knows(engine: ModuleType) -> None:

@@ -11,6 +11,7 @@ from app.batch.dispatch import Dispatcher
 from app.batch.lifecycle import Lifecycle
 from app.batch.loops import run_loops
 from app.batch.recorder import Recorder, Result
+from app.batch.suspects import Beside
 from app.errors import EngineLost, ObjectsUnavailable, ReplicaGone, StoreUnavailable
 from app.store import ShardClaim
 from tests.acceptance.ledger import Ledger
@@ -111,7 +112,7 @@ async def test_a_replica_that_loses_all_lines_is_not_tried_in_a_hot_loop(
     yard = Yard(tmp_path, poll_seconds=0.2, lease_seconds=1)
     calls = []
 
-    async def lose(model: str, replica: str, endpoint: str, bodies: Any, *, alone: bool) -> Any:
+    async def lose(model: str, replica: str, endpoint: str, bodies: Any, *, beside: Beside) -> Any:
         calls.append(replica)
         raise error("gone")
         yield
@@ -150,12 +151,10 @@ async def test_after_an_outage_longer_than_the_lease_a_dispatcher_does_not_take_
 async def test_a_fault_that_nobody_foresaw_ends_the_loops_so_that_the_process_is_replaced(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*_: Any, alone: bool) -> Any:
+    async def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
-        yield
 
-    monkeypatch.setattr(yard.engines, "answers", broken)
-    await yard.create(requests(4))
+    monkeypatch.setattr(yard.store, "claim_shards", broken)
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
     async with asyncio.timeout(10):

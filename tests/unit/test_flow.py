@@ -12,6 +12,7 @@ from app.batch.dispatch import Dispatcher
 from app.batch.lifecycle import Lifecycle
 from app.batch.loops import run_loops
 from app.batch.results import stream_results
+from app.batch.suspects import Beside
 from app.errors import StoreUnavailable
 from tests.unit.waiting import until
 from tests.unit.yard import Yard, request, requests
@@ -219,22 +220,22 @@ def is_line(*numbers: int) -> Any:
     return lambda body: any(mark in body for mark in marks)
 
 
-async def test_a_line_that_is_too_slow_also_with_the_engine_to_itself_times_out(yard: Yard) -> None:
+async def test_a_line_that_is_too_slow_also_without_other_lines_times_out(yard: Yard) -> None:
     slow, hopeless = is_line(2, 17), is_line(17)
-    yard.engines.too_slow = lambda body, alone: hopeless(body) if alone else slow(body)
+    yard.engines.too_slow = lambda body, beside: slow(body) if beside is Beside.ANYTHING else hopeless(body)
     async with yard.dispatcher():
         batch = await yard.finished(await yard.create(requests(20)))
     errors = await yard.lines(batch.error_file_id)
     assert (batch.status, batch.completed, batch.failed) == ("completed", 19, 1)
     assert custom_ids(errors) == ["line-17"]
     assert (errors[0]["response"], errors[0]["error"]["code"]) == (None, "request_timeout")
-    assert [lines for _, lines, alone in yard.engines.sent if alone] == [1, 1]
+    assert [lines for _, lines, beside in yard.engines.sent if beside is Beside.ONLINE] == [1, 1]
     assert len(yard.engines.seen) == 19, "the others were answered once"
 
 
 async def test_a_line_that_was_aborted_has_no_part_in_a_later_death(yard: Yard) -> None:
     slow = is_line(0)
-    yard.engines.too_slow = lambda body, alone: slow(body)
+    yard.engines.too_slow = lambda body, beside: slow(body)
     yard.engines.reply = lambda body: (200, {"n": yard.engines.hold()})
     async with yard.dispatcher():
         batch_id = await yard.create(requests(4))
@@ -248,7 +249,7 @@ async def test_that_a_line_was_too_slow_is_known_to_the_next_dispatcher(tmp_path
     yard = Yard(tmp_path, lease_seconds=1)
     yard.engines.slots = 4
     slow = is_line(0)
-    yard.engines.too_slow = lambda body, alone: slow(body)
+    yard.engines.too_slow = lambda body, beside: slow(body)
     yard.engines.reply = lambda body: (200, {"n": yard.engines.hold()})
     async with yard.dispatcher():
         batch_id = await yard.create(requests(4))
@@ -259,8 +260,9 @@ async def test_that_a_line_was_too_slow_is_known_to_the_next_dispatcher(tmp_path
     async with yard.dispatcher():
         batch = await yard.finished(batch_id)
     assert (batch.completed, batch.failed) == (3, 1)
-    assert [lines for _, lines, alone in yard.engines.sent if alone] == [1]
-    assert [lines for _, lines, alone in yard.engines.sent if not alone] == [2], "without the one that was too slow"
+    assert [lines for _, lines, beside in yard.engines.sent if beside is Beside.ONLINE] == [1]
+    among_others = [lines for _, lines, beside in yard.engines.sent if beside is Beside.ANYTHING]
+    assert among_others == [2], "without the one that was too slow"
     yard.store.close()
 
 

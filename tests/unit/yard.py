@@ -11,11 +11,12 @@ from uuid import uuid4
 from app.batch.dispatch import Answer, Dispatcher, TimedOut
 from app.batch.lifecycle import Lifecycle
 from app.batch.loops import run_loops
+from app.batch.suspects import Beside
 from app.errors import EngineLost, ReplicaGone, StoreUnavailable
 from app.objects import Objects
 from app.settings import Settings
 from app.store import Batch, File, Store, Usage
-from deployments.occupancy import Occupancy
+from deployments.occupancy import Call, Occupancy
 from tests.clocks import Clock
 from tests.unit.waiting import until
 
@@ -36,9 +37,9 @@ class FakeReplicas:
         self.aborted = 0
         self.deaths = 0
         self.poison: Callable[[bytes], bool] = lambda body: False
-        self.too_slow: Callable[[bytes, bool], bool] = lambda body, alone: False
-        self.sent: list[tuple[str, int, bool]] = []
-        """Each call that was in an engine: its replica, its lines, and whether they were alone there."""
+        self.too_slow: Callable[[bytes, Beside], bool] = lambda body, beside: False
+        self.sent: list[tuple[str, int, Beside]] = []
+        """Each call that was in an engine: its replica, its lines, and what else might be there."""
         self.reply: Callable[[bytes], tuple[int, dict[str, Any]]] = lambda body: (200, {"echo": json.loads(body)})
         self.seconds = 0.0
         """That each call takes, however many run beside it."""
@@ -65,18 +66,18 @@ class FakeReplicas:
         self.alive.add(replica)
 
     async def answers(
-        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
+        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, beside: Beside
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         killed = self._killed.setdefault(replica, asyncio.Event())
-        async with self._occupancy.setdefault(replica, Occupancy()).enter(alone=alone):
+        async with self._occupancy.setdefault(replica, Occupancy()).enter(Call.LINES, beside):
             if killed.is_set():
                 raise ReplicaGone("killed before the lines were in it")
-            self.sent.append((replica, len(bodies), alone))
-            async for some in self._answer_each(replica, bodies, killed, alone):
+            self.sent.append((replica, len(bodies), beside))
+            async for some in self._answer_each(replica, bodies, killed, beside):
                 yield some
 
     async def _answer_each(
-        self, replica: str, bodies: Sequence[bytes], killed: asyncio.Event, alone: bool
+        self, replica: str, bodies: Sequence[bytes], killed: asyncio.Event, beside: Beside
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         self.in_flight += len(bodies)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -91,7 +92,7 @@ class FakeReplicas:
                     self.kill(replica)
                     self.restart(replica)
                     raise EngineLost("killed by a line")
-                if self.too_slow(body, alone):
+                if self.too_slow(body, beside):
                     yield [TimedOut(position)]
                     continue
                 self.seen.append(body)
