@@ -32,7 +32,7 @@ from deployments.guard.guard import GIB, Orders
 from deployments.guard.post import post_guard
 from deployments.lean_executor import with_lean_executor
 from deployments.line_answers import LineAnswers
-from deployments.messages import Heartbeat, HttpStart
+from deployments.messages import CoreDeath, Heartbeat, HttpStart
 from deployments.occupancy import Call, Occupancy
 from deployments.pulse import Pulse
 from deployments.restarts import Brakes
@@ -112,18 +112,23 @@ class BatchEngine(LLMServer):
             if monitor.done():
                 monitor.result()
 
-    async def watch(self, replica: str) -> AsyncIterator[Heartbeat]:
-        """A heartbeat each second, for as long as vLLM's core answers or works. Raises EngineLost when it is dead."""
+    async def watch(self, replica: str) -> AsyncIterator[Heartbeat | CoreDeath]:
+        """A heartbeat each second, for as long as vLLM's core answers or works.
+
+        The death of the core is said once, and no error: Serve would log each with its traceback, and who watches would
+        ask again. The stream stays open, so that it breaks with the process.
+        """
         self._must_be(replica)
         beat = Heartbeat(self._client.vllm_config.scheduler_config.max_num_seqs, self._capabilities)
         seen = 0.0
-        while True:
-            self._lines.raise_if_dead()
+        while not self._client.errored:
             if self._pulse.last_sign > seen:
                 seen = self._pulse.last_sign
                 yield beat
                 beat = replace(beat, capabilities=None)
             await asyncio.sleep(HEARTBEAT_SECONDS)
+        yield CoreDeath(f"vLLM's core is gone: {self._lines.death()}")
+        await asyncio.Event().wait()
 
     async def _ask_core(self) -> None:
         while True:

@@ -16,10 +16,11 @@ from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from app.capabilities import Capabilities
+from app.errors import EngineLost
 from app.health import ModelHealth
 from app.settings import ModelSettings
 from app.store import Restarts
-from deployments.messages import Heartbeat
+from deployments.messages import CoreDeath, Heartbeat
 from deployments.placement import Finding
 from deployments.replicas.board import board
 
@@ -228,8 +229,11 @@ class ReplicaWatch:
             stream = None
             try:
                 stream = model.handle.options(stream=True).watch.remote(replica=name)
-                async for beat in stream:
-                    self._beat(model, name, beat)
+                async for message in stream:
+                    if isinstance(message, CoreDeath):
+                        self._lost(model, name, EngineLost(message.reason))
+                    else:
+                        self._beat(model, name, message)
             except asyncio.CancelledError:
                 if stream is not None:
                     stream.cancel()

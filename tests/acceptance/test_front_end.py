@@ -14,7 +14,7 @@ import yaml
 
 from tests.acceptance.conftest import running
 from tests.acceptance.lines import chat, jsonl, results
-from tests.acceptance.server import Server
+from tests.acceptance.server import Server, title_of
 from tests.commands import ROOT
 
 PLUGIN = ROOT / "tests/chaos/poison_plugin"
@@ -61,6 +61,20 @@ def test_a_busy_front_end_is_no_hung_core(server: Server) -> None:
         each["work"] for each in logged(server, "vLLM's front end is busy")
     ]
     assert not logged(server, "alert")
+
+
+def test_a_client_that_leaves_stops_its_work_and_is_no_error(server: Server) -> None:
+    [core] = [each for each in server.processes() if title_of(each).startswith("VLLM::EngineCore")]
+    # 50 sequences of 900 tokens: a minute of work, of which the client waits for two seconds.
+    body = {"model": "tiny", "prompt": "Count.", "n": 50, "max_tokens": 900, "ignore_eos": True, "prompt_logprobs": 20}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/completions", json=body, timeout=2)
+
+    def idle() -> bool:
+        return core.cpu_percent(1.0) < 20
+
+    server.until(idle, 10)
+    assert "Traceback" not in server.log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from app.store import Usage
 from deployments.chat_handler import ChatHandler
 from deployments.front_end import FrontEnd
 from deployments.line_answers import LineAnswers
+from deployments.messages import CoreDeath, Heartbeat
 from deployments.occupancy import Occupancy
 from deployments.vllm_http import post
 
@@ -103,6 +104,22 @@ class Replica:
 
     def send(self, call: str) -> Any:
         return self.it.answer_lines("/v1/x", [call.encode()], Beside.NOTHING, call, "r1")
+
+
+async def test_the_death_of_the_core_is_said_once_and_the_stream_stays_open(engine: ModuleType) -> None:
+    beat = SimpleNamespace(last_sign=1.0)
+    core = lines_of()
+    it = SimpleNamespace(
+        _must_be=lambda replica: None, _client=core._client, _capabilities=None, _pulse=beat, _lines=core
+    )
+    stream = engine.BatchEngine.watch(it, "r1")
+    assert await anext(stream) == Heartbeat(8, None)
+    core._client.errored = True
+    assert await anext(stream) == CoreDeath("vLLM's core is gone: dead")
+    left = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.05)
+    assert not left.done()
+    left.cancel()
 
 
 async def test_lines_enter_once_their_dispatcher_has_said_that_it_knows(engine: ModuleType) -> None:

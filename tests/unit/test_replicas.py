@@ -14,7 +14,7 @@ from app.errors import EngineLost, ReplicaGone
 from app.health import ModelHealth
 from app.settings import ModelSettings
 from app.store import Restarts
-from deployments.messages import Heartbeat
+from deployments.messages import CoreDeath, Heartbeat
 from deployments.placement import Finding
 from deployments.replicas import losses as losses_module
 from deployments.replicas import watch as watch_module
@@ -206,6 +206,18 @@ async def test_a_replica_whose_stream_breaks_is_lost_at_once_and_counts_once() -
         assert scene.losses == 1
         board.write(ENGINE, frozenset({"b"}))
         await asyncio.sleep(0)
+        assert scene.losses == 1
+
+
+async def test_a_core_that_is_dead_is_a_loss_in_its_own_words_and_is_not_asked_again() -> None:
+    async with running(Scene(), "a") as scene:
+        scene.handle.last("a").items.put_nowait(CoreDeath("vLLM's core is gone: no memory"))
+        await until(lambda: scene.losses)
+        assert scene.reason == "EngineLost: vLLM's core is gone: no memory"
+        await asyncio.sleep(2 * watch_module.REWATCH_SECONDS)
+        assert (len(scene.handle.streams["a"]), scene.healthy) == (1, set())
+        scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
+        await until(lambda: len(scene.handle.streams["a"]) == 2)
         assert scene.losses == 1
 
 
