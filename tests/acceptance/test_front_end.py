@@ -63,6 +63,14 @@ def test_a_busy_front_end_is_no_hung_core(server: Server) -> None:
     assert not logged(server, "alert")
 
 
+def test_out_of_memory_the_kernel_ends_an_engine_before_what_it_serves(server: Server) -> None:
+    scores = {title_of(each): int(Path(f"/proc/{each.pid}/oom_score_adj").read_text()) for each in server.processes()}
+    engine = {title: score for title, score in scores.items() if "Engine" in title}
+    others = {title: score for title, score in scores.items() if title.startswith("ray::") and title not in engine}
+    assert len(engine) == 2, scores  # front end and core
+    assert min(engine.values()) > max(others.values()), scores
+
+
 def test_a_client_that_leaves_stops_its_work_and_is_no_error(server: Server) -> None:
     [core] = [each for each in server.processes() if title_of(each).startswith("VLLM::EngineCore")]
     # 50 sequences of 900 tokens: a minute of work, of which the client waits for two seconds.
