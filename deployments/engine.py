@@ -1,7 +1,7 @@
 """A vLLM replica: lines in, answers streamed out; the online endpoints; and a heartbeat that goes through the core.
 
-What is vLLM's runs in a thread of its own (`front_end.py`); what is here, and the health check, is for the replica's
-event loop and takes no time in it.
+vLLM's front end runs in a thread of its own (`front_end.py`). What is here runs in the replica's event loop,
+and nothing of it takes long.
 """
 
 from deployments import priority  # first of all: it acts on import
@@ -47,19 +47,19 @@ COALESCE_APART_SECONDS = 0.03
 """The same for lines that keep others out of the engine: it idles while they wait."""
 
 BEGIN_SECONDS = 20.0
-"""How long lines that may enter wait for their dispatcher's word. It takes milliseconds, or the dispatcher is gone."""
+"""How long lines that may enter wait for `begin`. It takes milliseconds, or the dispatcher is gone."""
 
 HEARTBEAT_SECONDS = 1.0
 
 BUSY_SECONDS = 5.0
-"""From here on the log tells what keeps the front end busy."""
+"""From here on the log says what keeps the front end busy."""
 
 
 class BatchEngine(LLMServer):
     """One replica of a model. Placement, parallelism and vLLM's engine come from LLMServer."""
 
     async def __init__(self, llm_config: Any, model: ModelSettings, brakes: Brakes) -> None:
-        priority.be_the_first_to_go()
+        priority.prefer_for_oom_kill()
         start_telemetry("engine")
         self._model = model
         self._replica = serve.get_replica_context().replica_id.unique_id
@@ -78,7 +78,7 @@ class BatchEngine(LLMServer):
         ]
 
     async def _start(self, llm_config: Any) -> None:
-        """In the front end, as all that follows in vLLM."""
+        """In the front end's thread, as all that vLLM does from then on."""
         # A folder needs no download; asking costs a worker process that imports vLLM, 10 s of each start.
         llm_config.get_or_create_callback().ctx.run_init_node = not _is_folder(llm_config)
         await super().__init__(llm_config, engine_cls=with_lean_executor(self._get_default_engine_class()))
@@ -115,8 +115,8 @@ class BatchEngine(LLMServer):
     async def watch(self, replica: str) -> AsyncIterator[Heartbeat | CoreDeath]:
         """A heartbeat each second, for as long as vLLM's core answers or works.
 
-        The death of the core is said once, and no error: Serve would log each with its traceback, and who watches would
-        ask again. The stream stays open, so that it breaks with the process.
+        The death of the core is a message and not an error, which Serve would log with its traceback for each watcher
+        and try. The stream stays open, so that it breaks with the process.
         """
         self._must_be(replica)
         beat = Heartbeat(self._client.vllm_config.scheduler_config.max_num_seqs, self._capabilities)
@@ -138,19 +138,19 @@ class BatchEngine(LLMServer):
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _look_at_core(self) -> None:
-        """The front end hears its answers: while that is busy, there are none, and the core is not to blame."""
-        told = False
+        """The front end receives its answers: while that is busy there are none, which is not the core's fault."""
+        logged = False
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             self._keep_guard()
             busy = self._front_end.busy_seconds
-            self._pulse.look(deaf=busy > HEARTBEAT_SECONDS)
+            self._pulse.look(receiving=busy <= HEARTBEAT_SECONDS)
             if busy > HEARTBEAT_SECONDS:
-                work = self._front_end.note_what_it_is_at()
-                if busy > BUSY_SECONDS and not told:
+                work = self._front_end.note_work()
+                if busy > BUSY_SECONDS and not logged:
                     limit = self._model.front_end_seconds
                     log.warning("vLLM's front end is busy", model=self._model.id, work=work, ends_after_seconds=limit)
-            told = busy > BUSY_SECONDS
+            logged = busy > BUSY_SECONDS
 
     def _keep_guard(self) -> None:
         if (code := self._guard.poll()) is not None:
@@ -187,8 +187,9 @@ class BatchEngine(LLMServer):
                     yield part
 
     async def begin(self, call: str, replica: str) -> None:
-        """The lines of this call, which have heard that they may enter, enter. Who asks knows that they are in it then,
-        whatever becomes of this process."""
+        """The lines of this call, which may enter, do so now. The caller counts them as in the engine from here on,
+        whatever becomes of this process.
+        """
         self._must_be(replica)
         if (begun := self._may_begin.get(call)) is not None:
             begun.set()

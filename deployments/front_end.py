@@ -1,8 +1,8 @@
 """vLLM's front end in a thread of its own.
 
-It validates, renders, tokenises and builds answers, and one request may keep it busy for a minute. The replica's own
-event loop, with heartbeats, health check, cancels and what lets lines in, turns on meanwhile. What holds Python's lock
-stops both; the guard (`deployments/guard`), another process, sees that as well.
+It validates, renders, tokenises and builds answers, and one request may keep it busy for a minute. Meanwhile the
+replica's own event loop goes on, with heartbeats, health check, cancels and the admission of lines. Work that holds
+Python's lock stops both; the guard (`deployments/guard`), another process, sees that as well.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ T = TypeVar("T")
 TICK_SECONDS = 0.5
 
 WORK: ContextVar[str] = ContextVar("work", default="work of vLLM's own")
-"""What a task is at, in words. Tasks have it from those that started them."""
+"""What a task is at, in words. A task inherits it from the one that started it."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class FrontEnd:
         if end.error is not None:
             raise end.error
 
-    def note_what_it_is_at(self) -> str:
-        """Of what it is busy with: told to the guard as well."""
+    def note_work(self) -> str:
+        """What it is busy with; for the guard to know as well."""
         if (task := asyncio.current_task(self._loop)) is not None:
             self.sheet.work = task.get_name()
         return self.sheet.work
@@ -99,7 +99,7 @@ def _error_of(task: asyncio.Task[None]) -> BaseException | None:
 
 
 def _named_by_work(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-    """So that the name of the task that keeps the loop busy says whose it is."""
+    """So that the name of the task that keeps the loop busy says which request it belongs to."""
     task = asyncio.Task(work, loop=loop, **options)
     task.set_name(WORK.get())
     return task

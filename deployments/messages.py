@@ -16,7 +16,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class CoreDeath:
-    """The last that is heard of a replica before its process ends: vLLM's core is dead. `reason`: in words."""
+    """The last message of a stream of heartbeats: vLLM's core is dead. `reason`: in words."""
 
     reason: str
 

@@ -9,8 +9,8 @@ import contextlib
 import os
 
 OOM_SCORE = 500
-"""Of an engine's processes, by which the kernel chooses what to end when there is no memory left: of all that Batchyard
-and Ray run they have the most, and are replaced the soonest."""
+"""Of an engine's processes: by it the kernel chooses what to kill when there is no memory left. Of all that Batchyard
+and Ray run, engines have most of the memory, and losing one costs least."""
 
 VARIABLE = "BATCHYARD_ENGINE_NICENESS"
 
@@ -18,8 +18,8 @@ if niceness := os.environ.get(VARIABLE):
     os.nice(int(niceness))
 
 
-def be_the_first_to_go() -> None:
-    """Out of memory, the kernel ends this process, or one that it starts from now on, before those that it serves."""
+def prefer_for_oom_kill() -> None:
+    """Out of memory, the kernel kills this process, or one that it starts from now on, before Batchyard's others."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:  # a kernel or container without
         if int(file.read()) < OOM_SCORE:
             file.write(str(OOM_SCORE))

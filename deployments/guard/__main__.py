@@ -25,13 +25,13 @@ def main() -> None:
         pass
     if verdict is not None:
         signal.pidfd_send_signal(end, signal.SIGKILL)
-        tell(orders, verdict.reason, verdict.work)
+        report(orders, verdict.reason, verdict.work)
     elif reason := guard.explanation():
-        tell(orders, reason, "not known")
+        report(orders, reason, "not known")
 
 
-def tell(orders: Orders, reason: str, work: str) -> None:
-    """People by an alert, `/health` by the ledger. These imports cost memory that a guard at rest need not have."""
+def report(orders: Orders, reason: str, work: str) -> None:
+    """By an alert, and in the ledger, from which `/health` has it. Imported here: a guard at rest needs none of it."""
     import structlog
 
     from app.errors import StoreUnavailable

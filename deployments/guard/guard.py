@@ -19,7 +19,7 @@ LOOK_SECONDS = 0.2
 
 SCARCE_SHARE = 0.05
 """Of the memory: with less than this left, an engine that has grown is ended. Ray's own monitor acts at 0.02, as we set
-it (deployments/environment.py), and the kernel at nothing; both may end something else than what has grown."""
+it (deployments/environment.py), the kernel at zero, and both may end a process that has not grown."""
 
 SCARCE_GROWTH = 2**30
 
@@ -31,7 +31,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Orders:
-    """What to guard, by what limits, and where to write why it ended. `pid` is that of the replica's process."""
+    """What to guard, its limits, and the ledger for the reason when it ends. `pid` is that of the replica's process."""
 
     pid: int
     replica: str
@@ -43,7 +43,7 @@ class Orders:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why the engine is ended: `reason` in words of ours, `work` as the front end told it."""
+    """Why the engine is ended: `reason` in our words, `work` as the front end reported it."""
 
     reason: str
     work: str
@@ -73,7 +73,7 @@ class Guard:
         self._looked, self._tick, self._stuck = clock(), sheet.tick, 0.0
 
     def look(self) -> Verdict | None:
-        """What the engine is to be ended for. Raises psutil.NoSuchProcess when it has ended by itself."""
+        """Why the engine is to be ended; None: it is not. Raises psutil.NoSuchProcess when it has ended by itself."""
         reason = self._too_long() or self._too_large() or self._memory_is_gone()
         return Verdict(reason, self._sheet.work) if reason else None
 
@@ -89,7 +89,7 @@ class Guard:
         return None
 
     def _too_long(self) -> str | None:
-        """Counts only time in which this process ran as well: on a machine that stood still nobody is stuck."""
+        """Counts only time in which this process ran as well: on a machine that stood still, no front end is stuck."""
         now, tick = self._clock(), self._sheet.tick
         self._stuck = 0.0 if tick != self._tick else self._stuck + min(now - self._looked, 5 * LOOK_SECONDS)
         self._looked, self._tick = now, tick

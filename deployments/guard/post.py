@@ -1,4 +1,4 @@
-"""Posts a guard beside this process."""
+"""Starts a guard beside this process."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from deployments.guard.sheet import Sheet
 
 
 def post_guard(orders: Orders, sheet: Sheet) -> subprocess.Popen[bytes]:
-    """It ends when the process of its orders does. In a session of its own, or Ray would end it too early to speak."""
+    """It ends when the process of its orders does. In a session of its own: Ray ends the replica's process group."""
     guard = subprocess.Popen(
         [sys.executable, "-m", "deployments.guard", str(sheet.file)],
         stdin=subprocess.PIPE,

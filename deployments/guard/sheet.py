@@ -1,6 +1,6 @@
-"""What an engine's front end tells its guard: memory that both processes share, so that nothing has to be sent.
+"""Shared memory through which an engine's front end reports to its guard.
 
-Whoever writes may be stopped in the middle at any time, and whoever reads waits for nobody.
+Nothing is sent, so neither process can hold up the other.
 """
 
 import mmap

@@ -33,7 +33,7 @@ class RayEngines:
         sent = False
         try:
             async for some in stream:
-                if not sent:  # the replica says that they may enter; they do once we have said that we know
+                if not sent:  # they may enter, and do so at `begin`: from then on a death is theirs
                     sent = True
                     await handle.begin.remote(call, replica=replica)
                 yield some

@@ -181,6 +181,13 @@ DAMAGE = (
 
 GATE = (
     Mutant(
+        "a batch that waits for its engine uses up its tries",
+        "app/batch/lifecycle.py",
+        "UNHEARD_SECONDS, fault=False)",
+        "UNHEARD_SECONDS, fault=True)",
+        "tests/unit/test_faults.py",
+    ),
+    Mutant(
         "a batch is taken without a healthy replica",
         "app/api/gate.py",
         "if model.healthy == 0:",
@@ -230,9 +237,9 @@ GATE = (
         "tests/unit/test_replicas.py",
     ),
     Mutant(
-        "time in which nothing was heard is silence of the core",
+        "time in which nothing could be received is silence of the core",
         "deployments/pulse.py",
-        "        if deaf or since > LONG_LOOK_SECONDS:",
+        "        if not receiving or since > LONG_LOOK_SECONDS:",
         "        if since > LONG_LOOK_SECONDS:",
         "tests/unit/test_pulse.py",
     ),

@@ -54,7 +54,7 @@ async def test_what_blocks_the_front_end_stops_nobody_else_and_is_named(front_en
     WORK.set("request req_1 to /v1/x")
     blocked = front_end.start(block())
     await until(lambda: front_end.busy_seconds > 0.6)
-    assert front_end.note_what_it_is_at() == front_end.sheet.work == "request req_1 to /v1/x"
+    assert front_end.note_work() == front_end.sheet.work == "request req_1 to /v1/x"
     release.set()
     await asyncio.wrap_future(blocked)
     await until(lambda: front_end.busy_seconds < 0.5)
