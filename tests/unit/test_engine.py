@@ -122,6 +122,17 @@ async def test_the_death_of_the_core_is_said_once_and_the_stream_stays_open(engi
     left.cancel()
 
 
+def test_a_guard_that_ended_is_replaced(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    guards = [SimpleNamespace(poll=lambda: None), SimpleNamespace(poll=lambda: -9)]
+    monkeypatch.setattr(engine, "post_guard", lambda orders, sheet: guards[0])
+    it = SimpleNamespace(
+        _guard=guards[1], _orders=None, _front_end=SimpleNamespace(sheet=None), _model=SimpleNamespace(id="tiny")
+    )
+    for _ in range(2):
+        engine.BatchEngine._keep_guard(it)
+        assert it._guard is guards[0]
+
+
 async def test_lines_enter_once_their_dispatcher_has_said_that_it_knows(engine: ModuleType) -> None:
     replica = Replica(engine, lines_of())
     stream = replica.send("a")
