@@ -1,7 +1,7 @@
 """Lines that end the engine whenever they run: its core, its front end, by time or by memory."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ FEW = 300
 SECONDS = 1500
 
 
-LIMITS = {"front_end_seconds": 5, "front_end_gb": 1}
-"""What such a line may take, so that a row is over soon."""
-
-
-def poisoned(*positions: int, lines_in_all: int = LINES, **pill: Any) -> Callable[[Yards], Row]:
+def poisoned(
+    *positions: int, lines_in_all: int = LINES, limits: Mapping[str, Any] | None = None, **pill: Any
+) -> Callable[[Yards], Row]:
     """The row of a batch with this poison (tests/chaos/poison_plugin) at these positions."""
 
     def run(yards: Yards) -> Row:
-        server = yards.running(**with_plugin(PLUGIN), BATCHYARD_CONFIG=str(yards.config_of_model(**LIMITS)))
+        environment = with_plugin(PLUGIN)
+        if limits:
+            environment["BATCHYARD_CONFIG"] = str(yards.config_of_model(**limits))
+        server = yards.running(**environment)
         ids = custom_ids(lines_in_all)
         lines = [chat(each, f"Say {each}.", max_tokens=TOKENS, ignore_eos=True) for each in ids]
         pills = [lines[position] for position in positions]
@@ -55,7 +56,8 @@ def poisoned(*positions: int, lines_in_all: int = LINES, **pill: Any) -> Callabl
 
 
 def few(**pill: Any) -> Callable[[Yards], Row]:
-    return poisoned(FEW // 2, lines_in_all=FEW, **pill)
+    """One in the middle of few lines; what it may take is little, so that the row is over soon."""
+    return poisoned(FEW // 2, lines_in_all=FEW, limits={"front_end_seconds": 5, "front_end_gb": 1}, **pill)
 
 
 SCENARIOS = (
