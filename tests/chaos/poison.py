@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.acceptance.ledger import Ledger
@@ -18,7 +19,7 @@ SECONDS = 1500
 
 
 def poisoned(
-    *positions: int, lines_in_all: int = LINES, limits: Mapping[str, Any] | None = None, **pill: Any
+    *positions: int, lines_in_all: int = LINES, limits: Mapping[str, Any] = MappingProxyType({}), **pill: Any
 ) -> Callable[[Yards], Row]:
     """The row of a batch with this poison (tests/chaos/poison_plugin) at these positions."""
 
