@@ -28,7 +28,7 @@ def test_llm_server_starts_its_engine_where_engine_py_steps_in() -> None:
     assert inspect.iscoroutinefunction(LLMServer.__serve_build_asgi_app__)
 
 
-def test_vllm_engine_takes_the_executor_where_engine_py_sets_it() -> None:
+def test_vllm_engine_takes_the_executor_where_lean_executor_py_sets_it() -> None:
     from ray.llm._internal.common.callbacks.base import CallbackCtx
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
     from vllm.config import ParallelConfig
@@ -46,6 +46,8 @@ def test_vllms_engine_client_answers_what_engine_py_asks_it() -> None:
     assert inspect.iscoroutinefunction(AsyncLLM.is_sleeping)
     assert isinstance(inspect.getattr_static(AsyncLLM, "errored"), property)
     assert isinstance(inspect.getattr_static(AsyncLLM, "dead_error"), property)
+    # It reads a flag, so that the replica may ask from another event loop than the front end's.
+    assert "await" not in inspect.getsource(AsyncLLM.check_health)
 
 
 def test_serve_gives_up_only_by_the_two_counts_that_restarts_py_speaks_of() -> None:
