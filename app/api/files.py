@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from app.api import idempotency, pages
 from app.api.auth import tenant_of
-from app.api.errors import NEVER_RETRY, ApiError, invalid_value, missing_parameter, not_found
+from app.api.errors import NEVER_RETRY, ApiError, invalid_value, missing_parameter, not_found, unavailable
 from app.api.expiry import checked_seconds
 from app.api.forms import UploadForm, path_of, receive_form, spool
 from app.api.ranges import ByteRange, Unsatisfiable, parse_range
@@ -54,6 +54,11 @@ class Files:
 
     async def create(self, request: Request) -> Response:
         key = idempotency.key_of(request)
+        if self._places.locked():
+            message = (
+                f"{self._limits.uploads_at_once} uploads are under way, and no more may be (limits.uploads_at_once)."
+            )
+            raise unavailable(f"{message} Please try again.", "too_many_uploads")
         async with self._places:
             with spool(self._folder) as spooled:
                 form = await receive_form(request, spooled, self._limits)

@@ -27,7 +27,7 @@ FIELD_BYTES = 1024
 FORM_BYTES = 256 * 1024
 """Room for all that a form has besides its file's content: boundaries, part headers, fields."""
 
-WRITE_BYTES = 1024 * 1024
+WRITE_BYTES = 256 * 1024
 """Bytes of the file that wait in memory before a thread writes them."""
 
 
