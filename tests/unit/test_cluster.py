@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,9 +68,16 @@ def test_before_the_first_good_look_it_still_starts(monkeypatch: pytest.MonkeyPa
     assert look(monkeypatch, *[(ALIVE, False)] * 50) == (None, 50)
 
 
-def test_a_proxy_that_is_too_busy_to_accept_still_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
+def test_a_proxy_that_is_too_busy_to_accept_still_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "ANSWER_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
         address = server.getsockname()
+        for _ in range(3):  # more than the kernel keeps for a server that accepts nothing
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(address)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(address, 0.05)
         assert life.somebody_listens(address)
     assert not life.somebody_listens(address)
 
