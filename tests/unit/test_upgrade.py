@@ -150,13 +150,6 @@ def test_serve_passes_messages_of_ours_on_in_both_directions_as_windows_py_wants
     assert "yield asgi_message" in inspect.getsource(proxy.HTTPProxy.send_request_to_replica)
 
 
-def test_rays_nodes_say_what_life_py_reads() -> None:
-    from ray._private.state import GlobalState
-
-    made = inspect.getsource(GlobalState.node_table)
-    assert '"NodeID"' in made and '"Alive"' in made
-
-
 def test_serves_client_knows_the_host_that_http_address_py_asks_for() -> None:
     from ray.serve import context
     from ray.serve._private.client import ServeControllerClient
