@@ -178,7 +178,15 @@ class Limits(_Frozen):
         description="Lines of all unfinished batches together; above it POST /v1/batches answers 429.",
     )
     uploads_at_once: int = Field(
-        default=8, ge=1, description="Uploads read at one time by a gateway; more wait. Bounds disk writes, not users."
+        default=32,
+        ge=1,
+        description="Uploads read at one time by a gateway; more get 503 before their body is read. Each takes about "
+        "2 MB of memory, and its size on the disk of `data`.",
+    )
+    requests_at_once: int = Field(
+        default=1000,
+        ge=1,
+        description="Requests that a gateway works on at one time; more get 503. Probes and /metrics do not count.",
     )
 
     @model_validator(mode="after")

@@ -3,25 +3,8 @@
 A mutant is one exact replacement in one file. tests/unit/test_mutants.py says when a file has changed under one.
 """
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """`old` stands once in `file`; with `new` in its place at least one of `tests` fails (pytest's arguments)."""
-
-    breaks: str
-    file: str
-    old: str
-    new: str
-    tests: str
-
-    def applied(self, text: str) -> str:
-        """The file's text with the fault in it. Raises ValueError when the file is no longer what the mutant is for."""
-        if (times := text.count(self.old)) != 1:
-            raise ValueError(f"{self.file} has {self.old!r} {times} times, not once: {self.breaks}")
-        return text.replace(self.old, self.new)
-
+from tests.mutants.doors import DOORS
+from tests.mutants.mutant import Mutant
 
 FENCES = (
     Mutant(
@@ -356,4 +339,4 @@ SUSPECTS = (
     ),
 )
 
-MUTANTS = (*FENCES, *RESULTS, *DAMAGE, *GATE, *BRAKES, *SUSPECTS)
+MUTANTS = (*FENCES, *RESULTS, *DAMAGE, *GATE, *BRAKES, *SUSPECTS, *DOORS)

@@ -139,6 +139,8 @@ def test_serves_proxy_lets_proxy_py_and_http1_py_choose_its_http() -> None:
         SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER,
         SERVE_HTTP_REQUEST_ID_HEADER,
         SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER,
+        SERVE_MULTIPLEXED_MODEL_ID,
+        SERVE_SESSION_ID,
     )
 
     from app.api.request_ids import NAME
@@ -149,8 +151,20 @@ def test_serves_proxy_lets_proxy_py_and_http1_py_choose_its_http() -> None:
     made = inspect.getsource(proxy)
     assert made.index("configure_http_middlewares(") < made.index("start_asgi_http_server(")
     assert SERVE_HTTP_REQUEST_ID_HEADER == NAME
-    own = {SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER, SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER}
+    either_way = {
+        name.replace(*each) for name in (SERVE_MULTIPLEXED_MODEL_ID, SERVE_SESSION_ID) for each in ("_-", "-_")
+    }
+    own = {SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER, SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER, *either_way}
     assert {name.decode() for name in SERVES_OWN} == own
+
+
+def test_serve_passes_messages_of_ours_on_in_both_directions_as_windows_py_wants() -> None:
+    from ray.serve._private import http_util, proxy, replica
+
+    assert "await queue(msg)" in inspect.getsource(proxy.HTTPProxy.proxy_asgi_receive)
+    assert "self.queue.put_nowait(message)" in inspect.getsource(http_util.ASGIReceiveProxy.fetch_until_disconnect)
+    assert "result_queue.put_nowait" in inspect.getsource(replica.UserCallableWrapper.call_http_entrypoint)
+    assert "yield asgi_message" in inspect.getsource(proxy.HTTPProxy.send_request_to_replica)
 
 
 def test_serves_client_knows_the_host_that_http_address_py_asks_for() -> None:
