@@ -23,6 +23,7 @@ from app.batch.dispatch import Answer, TimedOut
 from app.errors import EngineLost, ReplicaGone
 from app.store import Usage
 from app.telemetry import alert, start_telemetry
+from deployments import media  # noqa: F401  # vLLM finds it by its name
 from deployments.answers import checked, envelope, explained
 from deployments.capabilities import capabilities_of
 from deployments.core_errors import CoreErrors
