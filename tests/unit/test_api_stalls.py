@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api import stalls
-from tests.unit.fakes import error_of
+from tests.unit.fakes import JSON, error_of
 
 
 @pytest.mark.parametrize("path", ["/v1/batches", "/v1/chat/completions"])
@@ -21,7 +21,7 @@ async def test_a_json_body_that_stalls_is_cut_off_too(
         yield b'{"model":'
         await asyncio.Event().wait()
 
-    answer = await client.post(path, content=stalling())
+    answer = await client.post(path, content=stalling(), headers=JSON)
     assert (answer.status_code, error_of(answer)["code"]) == (408, "upload_stalled")
     assert answer.headers["connection"] == "close"
 
