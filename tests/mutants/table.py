@@ -293,4 +293,49 @@ SUSPECTS = (
     ),
 )
 
-MUTANTS = (*FENCES, *RESULTS, *DAMAGE, *GATE, *BRAKES, *SUSPECTS)
+DOORS = (
+    Mutant(
+        "a page that rebound its name reaches a server without keys",
+        "app/api/keyless.py",
+        'if not _is_here(f"//{host}"):',
+        "if False:",
+        "tests/unit/test_api_keyless.py",
+    ),
+    Mutant(
+        "pages of other sites may use a server without keys",
+        "app/api/keyless.py",
+        "if not self._may(origin):",
+        "if False:",
+        "tests/unit/test_api_keyless.py",
+    ),
+    Mutant(
+        "media are fetched from any host",
+        "app/media.py",
+        "    if ANY_HOST in allowed or host.lower() in allowed:\n",
+        "    if True:\n",
+        "tests/unit/test_media.py",
+    ),
+    Mutant(
+        "media are fetched from inside the network",
+        "deployments/media.py",
+        "    if not is_public(str(address[0])):\n",
+        "    if False:\n",
+        "tests/unit/test_media.py",
+    ),
+    Mutant(
+        "a redirect leads media anywhere",
+        "deployments/media.py",
+        'if (why := host_refusal(request.url.host or "", self._allowed)) is not None:',
+        "if (why := None) is not None:",
+        "tests/unit/test_media.py",
+    ),
+    Mutant(
+        "settings hold keys as they are",
+        "app/settings.py",
+        "KeyDigest = Annotated[NotEmpty, AfterValidator(api_keys.as_digest)]",
+        "KeyDigest = NotEmpty",
+        "tests/unit/test_settings.py tests/unit/test_api_auth.py",
+    ),
+)
+
+MUTANTS = (*FENCES, *RESULTS, *DAMAGE, *GATE, *BRAKES, *SUSPECTS, *DOORS)
