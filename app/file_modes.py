@@ -33,8 +33,7 @@ def keep_data_private(data: Path) -> None:
     shared = bool(mode & stat.S_ISVTX)  # such as /tmp: others need it
     try:
         for path in (*([] if shared else [data]), *_kept(data)):
-            with contextlib.suppress(FileNotFoundError):
-                path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)
+            close(path)
     except PermissionError as error:
         log.warning("the data folder is open to others, and only its owner can close it", path=error.filename)
         return
@@ -42,6 +41,12 @@ def keep_data_private(data: Path) -> None:
         log.warning(
             "the data folder was open to others; now it is its owner's alone", data=str(data), was=f"{mode:04o}"
         )
+
+
+def close(path: Path) -> None:
+    """Nothing to do where there is no such file. Raises PermissionError for one of another user."""
+    with contextlib.suppress(FileNotFoundError):
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)
 
 
 def _kept(data: Path) -> Iterator[Path]:

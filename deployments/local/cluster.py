@@ -22,6 +22,7 @@ import structlog
 
 from app import api_keys
 from app.errors import SettingsError
+from app.file_modes import close
 from app.telemetry import start_telemetry
 from deployments.local.family import (
     AWAITED_SIGNALS,
@@ -41,6 +42,9 @@ log = structlog.get_logger()
 
 ESSENTIAL_PROCESSES = ("gcs_server", "raylet")
 """Ray's processes that a cluster does not outlive and that nothing starts again."""
+
+RAYS_TOKEN = Path("~/.ray/auth_token")
+"""Whoever reads it may run code in the cluster. Ray makes it once for all clusters of a user, as the umask is then."""
 
 LOOK_SECONDS = 10.0
 """How often the cluster is asked for a sign of life: at 20 ms of CPU for an answer, 0.2 % of a core."""
@@ -103,6 +107,8 @@ def run_cluster(scratch: str) -> None:
     stopping = threading.Event()
     try:
         log.info(STARTING, step="Ray")
+        with contextlib.suppress(PermissionError):  # another user's home, as in some containers: theirs to close
+            close(RAYS_TOKEN.expanduser())
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, cpus(settings)),

@@ -1,11 +1,12 @@
 """What the processes of a server show of themselves to the machine that they run on."""
 
 import ipaddress
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-from tests.acceptance.server import Server
+from tests.acceptance.server import Server, title_of
 
 
 def family(server: Server) -> list[psutil.Process]:
@@ -19,22 +20,19 @@ def scratch(server: Server) -> Path:
     return Path(family(server)[1].cmdline()[-1])
 
 
-def open_to_others(server: Server) -> set[int]:
-    """Ports on which a process of the server hears the network, TCP and UDP."""
-    return {
-        socket.laddr.port
-        for process in family(server)
-        for socket in process.net_connections("inet")
-        if socket.laddr
-        and (socket.status in (psutil.CONN_LISTEN, psutil.CONN_NONE))
-        and not ipaddress.ip_address(socket.laddr.ip).is_loopback
-    }
+def listening(server: Server) -> Iterator[tuple[int, str]]:
+    """Ports on which a process hears TCP, or UDP of anybody, each with the address and the process."""
+    for process in family(server):
+        for socket in process.net_connections("inet"):
+            if socket.status == psutil.CONN_LISTEN or (socket.status == psutil.CONN_NONE and not socket.raddr):
+                yield socket.laddr.port, f"{socket.laddr.ip} {title_of(process)[:80]}"
 
 
-def listening(server: Server) -> set[int]:
-    return {
-        socket.laddr.port
-        for process in family(server)
-        for socket in process.net_connections("inet")
-        if socket.status == psutil.CONN_LISTEN
-    }
+def open_to_others(server: Server) -> dict[int, str]:
+    """Those of `listening` whose address is not loopback."""
+    return {port: what for port, what in listening(server) if not _is_loopback(what.partition(" ")[0])}
+
+
+def _is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback  # gRPC's sockets take both families

@@ -260,6 +260,14 @@ def test_ray_keeps_to_loopback_by_the_switch_that_server_py_sets(monkeypatch: py
     assert services.get_node_ip_address() == "127.0.0.1"
 
 
+def test_ray_keeps_its_token_where_cluster_py_closes_it() -> None:
+    from ray._private.authentication.authentication_token_setup import _get_default_token_path
+
+    from deployments.local.cluster import RAYS_TOKEN
+
+    assert _get_default_token_path() == RAYS_TOKEN.expanduser()
+
+
 def test_vllm_fetches_media_by_the_connector_of_media_py_alone() -> None:
     import aiohttp
     import vllm.envs
