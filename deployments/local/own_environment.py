@@ -7,6 +7,10 @@ memory that the kernel filled when the process began (proc(5); the block's place
 import os
 from pathlib import Path
 
+import structlog
+
+log = structlog.get_logger()
+
 ENV_START, ENV_END = 49, 50
 """Positions of the block's two addresses in /proc/PID/stat, from 0."""
 
@@ -14,6 +18,13 @@ ENV_START, ENV_END = 49, 50
 def forget(name: str) -> None:
     """Takes a variable out of `os.environ` and overwrites its value in the kernel's block."""
     os.environ.pop(name, None)
+    try:
+        _overwrite(name)
+    except OSError as error:  # hardened kernels may keep a process from its own memory
+        log.warning("a secret stays in /proc/PID/environ, for this user and root", name=name, reason=error.strerror)
+
+
+def _overwrite(name: str) -> None:
     start, end = _block()
     with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
         memory.seek(start)
