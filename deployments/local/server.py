@@ -61,6 +61,8 @@ LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # vLLM looks for its own node among Ray's by address.
     "VLLM_HOST_IP": "127.0.0.1",
+    # PyTorch's Gloo would listen where this machine's own name leads to.
+    "GLOO_SOCKET_IFNAME": "lo",
 }
 """One machine: nothing but the HTTP port is for others, and that only where the config says so."""
 
@@ -72,9 +74,9 @@ def serve() -> int:
     """
     config = LocalConfig.load()
     settings = checked_settings(config)
+    start_telemetry("server")
     forget(api_keys.VARIABLE)
     keep_new_files_private()
-    start_telemetry("server")
     with lock_folder(settings.data) as lock:
         keep_data_private(settings.data)
         refuse_taken_port(config)
