@@ -24,6 +24,7 @@ from app.batch.suspects import Beside
 from app.errors import EngineLost, ReplicaGone
 from app.settings import ModelSettings
 from app.telemetry import alert, start_telemetry
+from deployments import media  # noqa: F401  # vLLM finds it by its name
 from deployments.answers import explained
 from deployments.capabilities import capabilities_of
 from deployments.core_errors import CoreErrors

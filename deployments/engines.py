@@ -13,7 +13,7 @@ from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 from app.cpu_dtype import fast_dtype
 from app.cpu_replicas import Machine
 from app.settings import ModelSettings, Settings
-from deployments import priority
+from deployments import media, priority
 from deployments.engine import BatchEngine
 from deployments.placement import bundle, cpu_replicas
 from deployments.restarts import ENDLESS, Brakes
@@ -83,9 +83,10 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
 
 def _runtime_env(model: ModelSettings, settings: Settings) -> dict[str, Any]:
     """The engine process's environment, with our choices where the config is silent."""
-    if model.device == "gpu":
-        return {"env_vars": dict(model.env)}
-    return {"env_vars": {**_threads(settings), priority.VARIABLE: str(CPU_NICENESS), **model.env}}
+    chosen = {media.VARIABLE: media.NAME}
+    if model.device == "cpu":
+        chosen |= {**_threads(settings), priority.VARIABLE: str(CPU_NICENESS)}
+    return {"env_vars": {**chosen, **model.env}}
 
 
 def _threads(settings: Settings) -> dict[str, str]:
@@ -105,7 +106,7 @@ def _threads(settings: Settings) -> dict[str, str]:
 
 def _engine_arguments(model: ModelSettings) -> dict[str, Any]:
     """vLLM's arguments, with our choices where the config is silent."""
-    chosen: dict[str, Any] = {"disable_log_stats": True}
+    chosen: dict[str, Any] = {"disable_log_stats": True, "allowed_media_domains": list(model.allowed_media_domains)}
     if model.device == "cpu":
         chosen |= {"max_num_seqs": CPU_SEQUENCES, "dtype": fast_dtype()}
     if model.max_num_seqs is not None:
