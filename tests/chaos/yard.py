@@ -151,6 +151,14 @@ class Yards:
         path.write_text(yaml.safe_dump(config))
         return path
 
+    def config_of_model(self, **settings: Any) -> Path:
+        """The same with these settings of the model; one file for the same settings, so that rows share a server."""
+        config = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
+        config["applications"][0]["args"]["models"][0] |= settings
+        path = self.folder / ("-".join(f"{name}={value}" for name, value in sorted(settings.items())) + ".yaml")
+        path.write_text(yaml.safe_dump(config))
+        return path
+
     def running(self, **environment: str) -> ChaosServer:
         """A whole server with this environment: the one that runs, or a new one with a folder of its own."""
         if self._server is None or self._environment != environment:
