@@ -50,9 +50,9 @@ def build(args: Mapping[str, Any]) -> Application:
         graceful_shutdown_timeout_s=graceful_seconds(settings),
         **common,
     ).bind(settings.model_copy(update={"api_keys": ()}), engines, deploy)
-    return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=1000, **common).bind(
+    return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=ENDLESS, **common).bind(
         settings, engines, dispatcher, deploy
-    )
+    )  # how many are too many, the gateway itself says (app/api/slots.py): where Serve does, probes wait as well
 
 
 def _tell_replicas(settings: Settings) -> None:

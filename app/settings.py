@@ -98,6 +98,20 @@ class ModelSettings(_Frozen):
         description="A core answers between two steps. One that works without an answer is slow for this long, then it "
         "hangs as well. Over 35 s were seen (100 prompts in bfloat16 on one core without instructions for it).",
     )
+    front_end_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        description="One step of vLLM's front end (to validate a request, render its template, build its answer) that "
+        "takes longer than this will not end soon: the replica is replaced, and the lines in it are suspects. "
+        "Meanwhile nobody else is answered by it.",
+    )
+    front_end_gb: float = Field(
+        default=8.0,
+        gt=0,
+        description="GiB by which the process of vLLM's front end may grow over what it has when the model is loaded; "
+        "beyond it the replica is replaced. vLLM keeps up to 4 there of images (mm_processor_cache_gb). The core has a "
+        "measure of its own, its cache; an engine that has grown by over 1 GiB is replaced before the machine is full.",
+    )
     line_seconds: float = Field(
         default=7200.0,
         gt=0,
@@ -118,6 +132,11 @@ class ModelSettings(_Frozen):
     def replicas_reason(self) -> str | None:
         """Why `replicas` is what it is, where it was chosen and not set."""
         return self._replicas_reason
+
+    @property
+    def silence_seconds(self) -> float:
+        """A replica that works may be silent for so long: its core, or its front end where that holds Python's lock."""
+        return max(self.hang_seconds, self.front_end_seconds)
 
     @property
     def devices(self) -> int:
@@ -175,7 +194,15 @@ class Limits(_Frozen):
         description="Lines of all unfinished batches together; above it POST /v1/batches answers 429.",
     )
     uploads_at_once: int = Field(
-        default=8, ge=1, description="Uploads read at one time by a gateway; more wait. Bounds disk writes, not users."
+        default=32,
+        ge=1,
+        description="Uploads read at one time by a gateway; more get 503 before their body is read. Each takes about "
+        "2 MB of memory, and its size on the disk of `data`.",
+    )
+    requests_at_once: int = Field(
+        default=1000,
+        ge=1,
+        description="Requests that a gateway works on at one time; more get 503. Probes and /metrics do not count.",
     )
 
     @model_validator(mode="after")

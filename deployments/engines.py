@@ -21,6 +21,9 @@ from deployments.restarts import ENDLESS, Brakes
 MAX_CALLS = 1000
 """Calls a replica takes at once: watches, calls with lines, online requests. vLLM queues; this is no limit to meet."""
 
+HEALTH_CHECK_SECONDS = 30.0
+"""Serve's default timeout of a health check. A front end that holds Python's lock may take longer: it has its own."""
+
 SETTLE_SECONDS = 10.0
 """What a replica that has drained may still take to record the last answers and to end, before Serve kills it."""
 
@@ -57,15 +60,14 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
             **options,
             name=f"Engine:{model.id}",
             health_check_period_s=settings.health_check_seconds,
+            health_check_timeout_s=max(HEALTH_CHECK_SECONDS, model.silence_seconds),
             max_constructor_retry_count=ENDLESS,
             graceful_shutdown_timeout_s=graceful_seconds(settings),
             request_router_config=RequestRouterConfig(request_router_class="deployments.replicas.board:TrackingRouter"),
         )
         .bind(
             config,
-            model.hang_seconds,
-            model.step_seconds,
-            model.line_seconds,
+            model,
             Brakes(
                 database_url=settings.database_url,
                 model=model.id,

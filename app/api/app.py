@@ -19,8 +19,10 @@ from app.api.models import Models
 from app.api.observe import Observe
 from app.api.online import Online, OnlineEngines
 from app.api.openapi import Description
-from app.api.stalls import CutStalledBodies
+from app.api.slots import RequestSlots
+from app.api.stalls import CutSlowBodies
 from app.api.taken import TellTaken
+from app.api.windows import GatewayWindows
 from app.capabilities import CapabilitiesOf
 from app.health import Health
 from app.objects import Objects
@@ -66,13 +68,15 @@ def build_app(
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """The first is the outermost."""
     layers = [
+        Middleware(GatewayWindows),
         Middleware(TellTaken),
         Middleware(Observe, metrics=metrics),
         _door(settings),
-        Middleware(CutStalledBodies),
+        Middleware(RequestSlots, slots=settings.limits.requests_at_once),
+        Middleware(CutSlowBodies),
     ]
     if settings.cors_origins:
-        layers.insert(1, Middleware(Cors, origins=settings.cors_origins))
+        layers.insert(2, Middleware(Cors, origins=settings.cors_origins))
     return layers
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.asgi import HttpMiddleware
 from app.api.errors import ApiError, error_response
 from app.api_keys import is_known
 
@@ -23,15 +24,15 @@ PLACEHOLDERS = frozenset({b"none", b"null", b"empty"})
 """What clients that insist on a key send where there is none: openai's api_key="none", vLLM's "EMPTY"."""
 
 
-class RequireKey:
+class RequireKey(HttpMiddleware):
     """Turns away requests without a key of one of these digests."""
 
     def __init__(self, app: ASGIApp, digests: Sequence[str]) -> None:
-        self._app = app
+        super().__init__(app)
         self._digests = digests
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in OPEN_PATHS:
             refusal = self._refusal(Request(scope).headers.get("authorization", ""))
             if refusal is not None:
                 await error_response(refusal)(scope, receive, send)

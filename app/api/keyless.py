@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.asgi import HttpMiddleware
 from app.api.errors import ApiError, error_response
 from app.loopback import is_loopback
 
@@ -22,15 +23,15 @@ FORMS = "/v1/files"
 """Where the body is a form, as a page could send it; app/api/files.py looks at its type."""
 
 
-class KeylessDoor:
+class KeylessDoor(HttpMiddleware):
     """Turns away requests that pages of other sites have a browser send; `origins` are those that may."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
-        self._app = app
+        super().__init__(app)
         self._origins = origins
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (refusal := self._refusal(scope)) is not None:
             await error_response(refusal)(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -36,7 +36,6 @@ from deployments.local.family import (
 from deployments.local.local_config import LocalConfig
 from deployments.local.log_file import STARTING
 from deployments.local.log_lines import one_format, write_what_is_left
-from deployments.local.probe import http_status
 
 log = structlog.get_logger()
 
@@ -45,12 +44,6 @@ ESSENTIAL_PROCESSES = ("gcs_server", "raylet")
 
 RAYS_TOKEN = Path("~/.ray/auth_token")
 """Whoever reads it may run code in the cluster. Ray makes it once for all clusters of a user, as the umask is then."""
-
-LOOK_SECONDS = 10.0
-"""How often the cluster is asked for a sign of life: at 20 ms of CPU for an answer, 0.2 % of a core."""
-
-SILENT_LOOKS = 6
-"""So often in a row without an answer it hangs. Proxy and controller, when they die, are back in half that time."""
 
 
 def run_child(scratch: str) -> None:
@@ -118,7 +111,7 @@ def run_cluster(scratch: str) -> None:
             _temp_dir=_rays_folder(scratch),
         )
         threading.Thread(target=_end_with_cluster, args=(_watched_processes(), stopping, scratch), daemon=True).start()
-        threading.Thread(target=_end_when_silent, args=(config.url, stopping, scratch), daemon=True).start()
+        threading.Thread(target=_end_when_dead, args=(config, stopping, scratch), daemon=True).start()
         log.info(STARTING, step="Ray Serve")
         serve.start(
             proxy_location="HeadOnly",
@@ -178,27 +171,13 @@ def _end_with_cluster(processes: dict[int, str], stopping: threading.Event, scra
         _end_at_once(scratch)
 
 
-def _end_when_silent(url: str, stopping: threading.Event, scratch: str) -> None:
-    """Ends this process when nobody answers over HTTP any more: a raylet that hangs takes the whole cluster with it,
-    and has not ended."""
-    if falls_silent(url, stopping):
-        log.error("the Ray cluster is lost: it hangs", unanswered=f"{url}/livez", seconds=SILENT_LOOKS * LOOK_SECONDS)
+def _end_when_dead(config: LocalConfig, stopping: threading.Event, scratch: str) -> None:
+    """Ends this process when the cluster hangs: a raylet that does takes all with it, and has not ended."""
+    from deployments.local.life import why_dead
+
+    if why := why_dead((config.host, config.port), stopping):
+        log.error("the Ray cluster is lost: it hangs", reason=why)
         _end_at_once(scratch)
-
-
-def falls_silent(url: str, stopping: threading.Event) -> bool:
-    """True once SILENT_LOOKS in a row had no answer, whatever it says, after one that had; False when stopped."""
-    unanswered, took = None, 0.0
-    while not stopping.wait(LOOK_SECONDS - took):
-        asked = time.monotonic()
-        if http_status(f"{url}/livez") is not None:
-            unanswered = 0
-        elif unanswered is not None:
-            unanswered += 1
-            if unanswered == SILENT_LOOKS:
-                return True
-        took = time.monotonic() - asked
-    return False
 
 
 def _end_at_once(scratch: str) -> NoReturn:

@@ -28,7 +28,7 @@ def test_llm_server_starts_its_engine_where_engine_py_steps_in() -> None:
     assert inspect.iscoroutinefunction(LLMServer.__serve_build_asgi_app__)
 
 
-def test_vllm_engine_takes_the_executor_where_engine_py_sets_it() -> None:
+def test_vllm_engine_takes_the_executor_where_lean_executor_py_sets_it() -> None:
     from ray.llm._internal.common.callbacks.base import CallbackCtx
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
     from vllm.config import ParallelConfig
@@ -46,6 +46,8 @@ def test_vllms_engine_client_answers_what_engine_py_asks_it() -> None:
     assert inspect.iscoroutinefunction(AsyncLLM.is_sleeping)
     assert isinstance(inspect.getattr_static(AsyncLLM, "errored"), property)
     assert isinstance(inspect.getattr_static(AsyncLLM, "dead_error"), property)
+    # It reads a flag, so that the replica may ask from another event loop than the front end's.
+    assert "await" not in inspect.getsource(AsyncLLM.check_health)
 
 
 def test_serve_gives_up_only_by_the_two_counts_that_restarts_py_speaks_of() -> None:
@@ -86,6 +88,21 @@ def test_serves_router_has_what_replicas_py_reads() -> None:
         assert callable(getattr(RequestRouter, hook))
 
 
+def test_serves_replica_wrapper_has_the_seams_that_paced_py_steps_into() -> None:
+    from ray._common.ray_option_utils import task_options
+    from ray.serve._private.request_router import replica_wrapper
+    from ray.serve._private.request_router.request_router import RequestRouter
+
+    assert list(inspect.signature(RequestRouter.create_replica_wrapper).parameters) == ["self", "replica_info"]
+    made = inspect.getsource(replica_wrapper.RunningReplica.__init__)
+    assert "self._actor_replica_wrapper = ActorReplicaWrapper(self._actor_handle)" in made
+    called = inspect.getsource(replica_wrapper.ActorReplicaWrapper.send_request_python)
+    methods = {"handle_request", "handle_request_streaming", "handle_request_with_rejection"}
+    assert set(re.findall(r"self\._actor_handle\.(\w+)", called)) == methods
+    assert called.count(".options(") == 2
+    assert "_generator_backpressure_num_objects" in task_options
+
+
 def test_serves_proxy_and_controller_read_the_variables_that_local_py_sets() -> None:
     from ray.serve._private import constants
 
@@ -122,6 +139,8 @@ def test_serves_proxy_lets_proxy_py_and_http1_py_choose_its_http() -> None:
         SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER,
         SERVE_HTTP_REQUEST_ID_HEADER,
         SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER,
+        SERVE_MULTIPLEXED_MODEL_ID,
+        SERVE_SESSION_ID,
     )
 
     from app.api.request_ids import NAME
@@ -132,8 +151,20 @@ def test_serves_proxy_lets_proxy_py_and_http1_py_choose_its_http() -> None:
     made = inspect.getsource(proxy)
     assert made.index("configure_http_middlewares(") < made.index("start_asgi_http_server(")
     assert SERVE_HTTP_REQUEST_ID_HEADER == NAME
-    own = {SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER, SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER}
+    either_way = {
+        name.replace(*each) for name in (SERVE_MULTIPLEXED_MODEL_ID, SERVE_SESSION_ID) for each in ("_-", "-_")
+    }
+    own = {SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER, SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER, *either_way}
     assert {name.decode() for name in SERVES_OWN} == own
+
+
+def test_serve_passes_messages_of_ours_on_in_both_directions_as_windows_py_wants() -> None:
+    from ray.serve._private import http_util, proxy, replica
+
+    assert "await queue(msg)" in inspect.getsource(proxy.HTTPProxy.proxy_asgi_receive)
+    assert "self.queue.put_nowait(message)" in inspect.getsource(http_util.ASGIReceiveProxy.fetch_until_disconnect)
+    assert "result_queue.put_nowait" in inspect.getsource(replica.UserCallableWrapper.call_http_entrypoint)
+    assert "yield asgi_message" in inspect.getsource(proxy.HTTPProxy.send_request_to_replica)
 
 
 def test_serves_client_knows_the_host_that_http_address_py_asks_for() -> None:
