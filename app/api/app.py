@@ -13,6 +13,7 @@ from app.api.cors import Cors
 from app.api.errors import HANDLERS
 from app.api.files import Files
 from app.api.health import Probes
+from app.api.keyless import KeylessDoor
 from app.api.metrics import Metrics
 from app.api.models import Models
 from app.api.observe import Observe
@@ -70,10 +71,16 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         Middleware(GatewayWindows),
         Middleware(TellTaken),
         Middleware(Observe, metrics=metrics),
-        Middleware(RequireKey, keys=settings.api_keys),
+        _door(settings),
         Middleware(RequestSlots, slots=settings.limits.requests_at_once),
         Middleware(CutSlowBodies),
     ]
     if settings.cors_origins:
         layers.insert(2, Middleware(Cors, origins=settings.cors_origins))
     return layers
+
+
+def _door(settings: Settings) -> Middleware:
+    if settings.api_keys:
+        return Middleware(RequireKey, digests=settings.api_keys)
+    return Middleware(KeylessDoor, origins=settings.cors_origins)

@@ -13,13 +13,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import psutil
 import structlog
 
+from app import api_keys
 from app.errors import SettingsError
+from app.file_modes import close
 from app.telemetry import start_telemetry
 from deployments.local.family import (
     AWAITED_SIGNALS,
@@ -38,6 +41,9 @@ log = structlog.get_logger()
 
 ESSENTIAL_PROCESSES = ("gcs_server", "raylet")
 """Ray's processes that a cluster does not outlive and that nothing starts again."""
+
+RAYS_TOKEN = Path("~/.ray/auth_token")
+"""Whoever reads it may run code in the cluster. Ray makes it once for all clusters of a user, as the umask is then."""
 
 
 def run_child(scratch: str) -> None:
@@ -87,19 +93,22 @@ def run_cluster(scratch: str) -> None:
 
     config = LocalConfig.load()
     settings = config.settings()
+    os.environ.pop(api_keys.VARIABLE, None)  # of Ray's processes the gateway alone needs it, which has it from `args`
     # The application's imports (vLLM: 10 s) go on while Ray's own processes start.
     loading = threading.Thread(target=config.application)
     loading.start()
     stopping = threading.Event()
     try:
         log.info(STARTING, step="Ray")
+        with contextlib.suppress(PermissionError):  # another user's home, as in some containers: theirs to close
+            close(RAYS_TOKEN.expanduser())
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, cpus(settings)),
             include_dashboard=True,
             dashboard_port=_free_port(),
             namespace="serve",
-            _temp_dir=scratch,
+            _temp_dir=_rays_folder(scratch),
         )
         threading.Thread(target=_end_with_cluster, args=(_watched_processes(), stopping, scratch), daemon=True).start()
         threading.Thread(target=_end_when_dead, args=(config, stopping, scratch), daemon=True).start()
@@ -114,7 +123,7 @@ def run_cluster(scratch: str) -> None:
         )
         log.info(STARTING, step="the application")
         loading.join()
-        application = config.application()(config.args)
+        application = config.application()({**config.args, "api_keys": settings.api_keys})
         os.write(0, b"\0")  # tells the parent that the cluster is up
         log.info(f"Batchyard serves on {config.url}. Models load: see {config.url}/readyz")
         try:
@@ -128,6 +137,13 @@ def run_cluster(scratch: str) -> None:
         # But before Ray's processes are killed: a connected driver, this process, ends at once when its raylet does.
         stopping.set()
         ray.shutdown()
+
+
+def _rays_folder(scratch: str) -> str:
+    """Within `scratch`, which is its owner's alone: Ray opens the folder that it is given to everybody."""
+    folder = Path(scratch, "ray")
+    folder.mkdir()
+    return str(folder)
 
 
 def _watched_processes() -> dict[int, str]:

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api import pace, stalls
 from app.api.pace import Pace, PacedBody, TooSlow
-from tests.unit.fakes import error_of
+from tests.unit.fakes import JSON, error_of
 
 
 def body_of(*parts: tuple[float, bytes]) -> PacedBody:
@@ -80,7 +80,7 @@ async def test_a_json_body_that_stalls_is_cut_off_too(
         yield b'{"model":'
         await asyncio.Event().wait()
 
-    answer = await client.post(path, content=stalling())
+    answer = await client.post(path, content=stalling(), headers=JSON)
     assert (answer.status_code, error_of(answer)["code"]) == (408, "upload_stalled")
     assert answer.headers["connection"] == "close"
 

@@ -17,7 +17,7 @@ from app.errors import StoreUnavailable
 from app.objects import Objects
 from app.settings import Settings
 from app.store import Store
-from tests.unit.fakes import START, Clock, MakeClient, Upload, client_of, error_of, exchange
+from tests.unit.fakes import JSON, START, Clock, MakeClient, Upload, client_of, error_of, exchange
 
 BOUNDARY = "xBOUNDARYx"
 MULTIPART = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -412,8 +412,8 @@ async def test_one_request_sent_twice_at_once_makes_one_file_and_one_object(
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
 async def test_a_key_without_sense_is_a_400(client: httpx2.AsyncClient, key: str) -> None:
-    for path in ("/v1/files", "/v1/batches"):
-        answer = await client.post(path, content=BODY, headers={**MULTIPART, "idempotency-key": key})
+    for path, kind in (("/v1/files", MULTIPART), ("/v1/batches", JSON)):
+        answer = await client.post(path, content=BODY, headers={**kind, "idempotency-key": key})
         assert (answer.status_code, error_of(answer)["param"]) == (400, "Idempotency-Key")
 
 
