@@ -89,7 +89,7 @@ def test_readers_that_take_nothing_take_little_memory(server: Server) -> None:
     with staying_small(server), ExitStack() as stack:
         for _ in range(8):
             client = stack.enter_context(connected(server))
-            client.sendall(f"GET /v1/files/{file.id}/content HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            client.sendall(f"GET /v1/files/{file.id}/content HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert client.recv(15) == b"HTTP/1.1 200 OK"
         started = time.monotonic()
         assert server.content(file.id) == b"x" * 100 * MB, "who reads is served meanwhile"
@@ -97,7 +97,7 @@ def test_readers_that_take_nothing_take_little_memory(server: Server) -> None:
 
 
 def test_silent_bodies_keep_nobody_out(server: Server) -> None:
-    head = "POST {} HTTP/1.1\r\nHost: x\r\nContent-Type: {}\r\nContent-Length: 1000\r\n\r\n{{"
+    head = "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\nContent-Length: 1000\r\n\r\n{{"
     with ExitStack() as stack:
         for _ in range(1100):
             stack.enter_context(connected(server)).sendall(head.format("/v1/batches", "application/json").encode())
@@ -108,7 +108,7 @@ def test_silent_bodies_keep_nobody_out(server: Server) -> None:
 
 
 def test_an_upload_without_a_place_is_told_so_before_it_sends(server: Server) -> None:
-    head = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['content-type']}\r\n"
+    head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM['content-type']}\r\n"
     head += "Content-Length: 100000000\r\nExpect: 100-continue\r\n\r\n"
     with ExitStack() as stack:
         for _ in range(32):
