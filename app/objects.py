@@ -22,7 +22,7 @@ from app.errors import ObjectCutShort, ObjectMissing, ObjectsUnavailable
 READ_BYTES = 1024 * 1024
 """Bytes a streamed read hands on at a time: large enough for throughput, small against our memory."""
 
-PARTS_AT_ONCE = 4
+PARTS_AT_ONCE = 2
 """Parts of a large object, of 5 MiB each, that are in memory while it is put."""
 
 MARK_TEXT = (

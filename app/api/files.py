@@ -34,8 +34,8 @@ RESERVED_SECONDS = DAY
 """An upload whose gateway died before its row was true is deleted after this; the longest takes minutes."""
 
 
-PUTS_AT_ONCE = 4
-"""Uploads that go from disk to the object store at one time: each holds 20 MB of memory meanwhile."""
+PUTS_AT_ONCE = 2
+"""Uploads that go from disk to the object store at one time: each holds 10 MB of memory meanwhile."""
 
 
 class Files:
