@@ -1,6 +1,7 @@
 """Online requests that cost the engine, or its front end, more than they look like."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -43,37 +44,33 @@ def completion(**members: Any) -> dict[str, Any]:
     return {"model": MODEL, "prompt": "Go.", "max_tokens": 8, **members}
 
 
-def schema(depth: int) -> dict[str, Any]:
-    """An object in an object in an object."""
-    nested: dict[str, Any] = {"type": "string"}
-    for _ in range(depth):
-        nested = {"type": "object", "properties": {"a": nested}, "required": ["a"]}
-    return nested
+def schema(depth: int) -> str:
+    """A list of lists of lists, as JSON: too deep for Python's own writer."""
+    return '{"type": "array", "items": ' * depth + '{"type": "string"}' + "}" * depth
 
 
-def wide(properties: int) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {f"p{number}": {"type": "string"} for number in range(properties)},
-        "required": [f"p{number}" for number in range(properties)],
-    }
+def wide(properties: int) -> str:
+    members = {f"p{number}": {"type": "string"} for number in range(properties)}
+    return json.dumps({"type": "object", "properties": members, "required": list(members)})
 
 
-def with_schema(value: dict[str, Any]) -> dict[str, Any]:
-    return chat_body(response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": value}})
+def with_schema(text: str) -> bytes:
+    wanted = {"type": "json_schema", "json_schema": {"name": "s", "schema": "SCHEMA"}}
+    return _with(chat_body(response_format=wanted), text)
 
 
 def structured(**constraint: Any) -> dict[str, Any]:
     return chat_body(structured_outputs=constraint)
 
 
-def tools(count: int, parameters: dict[str, Any]) -> dict[str, Any]:
-    return chat_body(
-        tools=[
-            {"type": "function", "function": {"name": f"f{each}", "parameters": parameters}} for each in range(count)
-        ],
-        tool_choice="none",
-    )
+def tools(count: int, parameters: str) -> bytes:
+    functions = [{"name": f"f{each}", "parameters": "SCHEMA"} for each in range(count)]
+    wanted = [{"type": "function", "function": each} for each in functions]
+    return _with(chat_body(tools=wanted, tool_choice="none"), parameters)
+
+
+def _with(body: dict[str, Any], text: str) -> bytes:
+    return json.dumps(body).replace('"SCHEMA"', text).encode()
 
 
 def left_at_once(clients: int) -> Prepare:
@@ -172,7 +169,7 @@ ATTACKS = (
         made(lambda: structured(choice=[f"choice {each}" for each in range(50_000)])),
     ),
     served("properties-2000", "JSON schema of 2,000 properties", CHAT, made(lambda: with_schema(wide(2000)))),
-    refused("schema-ref", '`{"$ref": "#"}` as JSON schema', CHAT, with_schema({"$ref": "#"})),
+    refused("schema-ref", '`{"$ref": "#"}` as JSON schema', CHAT, with_schema('{"$ref": "#"}')),
     refused("n-10000", "`n: 10000`", COMPLETIONS, completion(n=10_000)),
     refused("prompts-1000-n-100", "1,000 prompts × n = 100", COMPLETIONS, completion(prompt=["Go."] * 1000, n=100)),
     served(

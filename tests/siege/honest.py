@@ -17,7 +17,7 @@ ONLINE = "online"
 UPLOAD = "upload"
 BATCH = "batch"
 
-SECONDS = {ONLINE: 0.25, "models": 0.25, "livez": 0.25, "list": 0.5, UPLOAD: 1.0, BATCH: 2.0}
+SECONDS = {ONLINE: 0.25, "models": 0.25, "livez": 0.25, "list": 0.5, UPLOAD: 1.0, BATCH: 3.0}
 """Each kind of request, and how long it rests between two."""
 
 GOALS = {kind: 1.0 if kind == ONLINE else 0.2 for kind in SECONDS}
@@ -27,7 +27,10 @@ PATIENCE = 150.0
 RETRY_SECONDS = 1.0
 """After a refusal or a broken connection, unless Retry-After is shorter. It is part of the answer's time."""
 
-BATCH_LINES = 20
+SETTLE_SECONDS = 3.0
+"""In which it learns how fast the server is in peace."""
+
+BATCH_LINES = 5
 UPLOAD_BYTES = 1_000_000
 
 RETRIED = (429, 503)
@@ -48,7 +51,7 @@ class Ask:
 
 
 class Honest:
-    """Entered, each kind has been answered once. A thread a kind, so that none waits for another."""
+    """Entered, it has been served for a few seconds. A thread a kind, so that none waits for another."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -64,6 +67,7 @@ class Honest:
         for thread in self._threads:
             thread.start()
         self._server.until(lambda: {each.kind for each in self._asks if each.took is not None} == set(SECONDS), 60)
+        time.sleep(SETTLE_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,6 +79,9 @@ class Honest:
         """Seconds of the slowest request that was under way at `since` or later; 0: none."""
         now = time.monotonic()
         return max((each.seconds(now) for each in self._since(since) if each.kind == kind), default=0.0)
+
+    def slowest_of_all(self, since: float = 0.0) -> dict[str, float]:
+        return {kind: round(self.slowest(kind, since), 3) for kind in SECONDS}
 
     def refused(self, since: float) -> Counter[str]:
         return Counter(words for at, words in list(self._refusals) if at >= since)
@@ -142,6 +149,5 @@ class Honest:
 def quiet(server: Server, seconds: float) -> dict[str, float]:
     """The slowest answer of each kind, in seconds, while nobody attacks."""
     with Honest(server) as honest:
-        begun = time.monotonic()
         time.sleep(seconds)
-        return {kind: honest.slowest(kind, begun) for kind in SECONDS}
+        return honest.slowest_of_all(time.monotonic() - seconds)

@@ -10,7 +10,8 @@ from tests.rows import Kept, markdown
 DOCUMENT = ROOT / "docs" / "security.md"
 FOLDER = ROOT / os.environ.get("BATCHYARD_SIEGE", ".batchyard-siege")
 TOLD_MB = 10
-"""Growth of memory and disk below this is not worth a word."""
+TOLD_CORES = 0.2
+"""What is less, of the growth of memory and disk and of other work on the machine, is not worth a word."""
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Row:
     deaths: int = 0
     alerts: list[str] = field(default_factory=list)
     log_lines: int = 0
+    others: float = 0.0
+    """Cores that were busy with something else on this machine."""
     got: dict[str, int] = field(default_factory=dict)
     """The attacker's answers, by outcome."""
     got_bytes: int = 0
@@ -114,6 +117,7 @@ def _remarks(row: Row) -> list[str]:
     told = {
         f"refused meanwhile: {refused}": bool(refused),
         f"alerts: {', '.join(row.alerts)}": bool(row.alerts),
+        f"something else kept {row.others:.1f} cores busy": row.others >= TOLD_CORES,
         f"disk + {row.disk:,} MB": row.disk >= TOLD_MB,
         row.note: bool(row.note),
     }

@@ -9,7 +9,7 @@ from tests.acceptance.server import Server
 from tests.chaos.yard import custom_ids, judge
 from tests.siege.attack import Attack, Target
 from tests.siege.attacker import Attacker
-from tests.siege.honest import BATCH_LINES, GOALS, SECONDS, Honest
+from tests.siege.honest import BATCH_LINES, GOALS, Honest
 from tests.siege.report import Row
 from tests.siege.watch import Watch
 
@@ -28,16 +28,17 @@ BATCH_SECONDS = 180.0
 
 
 def strike(attack: Attack, server: Server, quiet: dict[str, float]) -> Row:
-    """`quiet`: the slowest answers while nobody attacks, in seconds by kind."""
-    limits = {kind: quiet[kind] + goal for kind, goal in GOALS.items()}
+    """`quiet`: the slowest answers while nobody attacks, in seconds by kind. What is slower right before counts too."""
     with Attacker(attack, Target(server.port, server.key)) as attacker, Watch(server) as watch:
         with Honest(server) as honest:
+            quiet = {kind: max(seconds, quiet[kind]) for kind, seconds in honest.slowest_of_all().items()}
+            limits = {kind: quiet[kind] + goal for kind, goal in GOALS.items()}
             struck = time.monotonic()
             loot = attacker.attack()
             ended = time.monotonic()
             well = _await_well(server, honest, ended, limits)
             row = Row(
-                slowest={kind: round(honest.slowest(kind, struck), 3) for kind in SECONDS},
+                slowest=honest.slowest_of_all(struck),
                 quiet=quiet,
                 refused=dict(honest.refused(struck)),
                 got=dict(loot.outcomes),
@@ -100,6 +101,7 @@ def _judge_server(row: Row, server: Server, watch: Watch) -> None:
     deaths = watch.deaths()
     row.memory, row.disk, row.alerts = watch.grown(), watch.disk(), watch.alerts()
     row.deaths = max(deaths.pop("engine", 0), deaths.pop("core", 0))
+    row.others = round(watch.others(), 2)
     row.log_lines, errors = watch.log_lines()
     row.promise(server.process.poll() is None, "the server ended")
     row.broken += [f"the {part} died" for part in sorted(deaths)]

@@ -5,6 +5,7 @@ import json
 import os
 import statistics
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ class Watch(threading.Thread):
         self._peaks: Counter[str] = Counter()
         self._disk = _size(server.data)
         self._log = server.log.stat().st_size
+        self._begun, self._others = time.monotonic(), _cpu_of_others()
 
     def __enter__(self) -> Self:
         self.start()
@@ -70,6 +72,10 @@ class Watch(threading.Thread):
         """Processes that were there when this began and are gone. An engine's core goes with its replica."""
         return Counter(part for process, part in self._first.items() if not process.is_running())
 
+    def others(self) -> float:
+        """Cores that were busy with what is neither the server nor the attacker nor we, on average."""
+        return max(0.0, (_cpu_of_others() - self._others) / (time.monotonic() - self._begun))
+
     def disk(self) -> int:
         """MB by which the data folder has grown."""
         return max(0, _size(self._server.data) - self._disk) // MB
@@ -95,6 +101,17 @@ class Watch(threading.Thread):
 def _part_of(process: psutil.Process) -> str | None:
     title = title_of(process)
     return next((part for part, is_part in PARTS.items() if is_part(title)), None)
+
+
+def _cpu_of_others() -> float:
+    """Seconds that all cores together have spent so far on processes that are not ours."""
+    ours = 0.0
+    for process in (own := psutil.Process(), *own.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            ours += times.user + times.system
+    cores = psutil.cpu_times()
+    return float(cores.user + cores.nice + cores.system) - ours
 
 
 def _own_bytes(pid: int) -> int:
