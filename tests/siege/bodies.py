@@ -47,8 +47,18 @@ def one_byte(count: int) -> Prepare:
     return prepare
 
 
-def dripping(count: int, seconds: float) -> Prepare:
-    """Uploads that move by a byte a second."""
+def large_then_silent(count: int) -> Prepare:
+    """More than what is read ahead of a body, then silence."""
+
+    async def prepare(target: Target) -> Fire:
+        start = target.head("POST", CHAT, 1_000_000, content_type="application/json") + b" " * 100_000
+        return lambda: _together(count, lambda: target.exchange(start, patience=SILENT_SECONDS))
+
+    return prepare
+
+
+def dripping(count: int, seconds: float, piece: bytes = b"x") -> Prepare:
+    """Uploads that move by a piece a second."""
 
     async def prepare(target: Target) -> Fire:
         before, _ = form("drip.jsonl", "batch")
@@ -61,7 +71,7 @@ def dripping(count: int, seconds: float) -> Prepare:
             deadline = time.monotonic() + seconds
             with contextlib.suppress(OSError):
                 while time.monotonic() < deadline and not answer.done():
-                    writer.write(b"x")
+                    writer.write(piece)
                     await writer.drain()
                     await asyncio.wait([answer], timeout=1)
             head = await _what_came(answer)
@@ -268,6 +278,20 @@ ATTACKS = (
         seconds=130,
     ),
     Attack("dripping-uploads", "8 uploads at 1 byte a second", dripping(8, 90), ("408",), seconds=120),
+    Attack(
+        "large-then-silent",
+        "100 online chats of 1 MB, 100 kB of it, then silence",
+        large_then_silent(100),
+        ("408", "503"),
+        seconds=130,
+    ),
+    Attack(
+        "uploads-2kb",
+        "100 uploads at 2 kB a second, for 45 s",
+        dripping(100, 45, b"x" * 2000),
+        ("408", "503", "still taken"),
+        seconds=80,
+    ),
     Attack(
         "uploads-40x64", "40 uploads of 64 MB at once", uploads(40, 64), ("200", "503"), seconds=200, waits=UPLOADS_WAIT
     ),

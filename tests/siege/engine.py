@@ -18,6 +18,7 @@ from tests.siege.attack import (
     Target,
     chat_body,
     posts,
+    requests,
 )
 
 REFUSED = ("400", "413")
@@ -262,6 +263,14 @@ ATTACKS = (
         made(lambda: chat_body(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}] * 100_000}])),
     ),
     Attack("streams-left", "100 clients that leave their streams", left_at_once(100), ("left",)),
+    Attack(
+        "online-1100",
+        "1,100 online chats of 64 tokens at once",
+        requests(lambda target: [target.post(CHAT, chat_body(max_tokens=64, ignore_eos=True))] * 1100, at_once=1100),
+        ("200", "503"),
+        seconds=120,
+        waits=("online", "large online", "models", "list", "upload", "batch"),
+    ),
     Attack(
         "streams-unread",
         "100 clients that take nothing of their streams, for 20 s",

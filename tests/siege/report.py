@@ -1,11 +1,12 @@
 """What a row of the siege says, and the table."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.commands import ROOT
 from tests.rows import Kept, markdown
+from tests.siege.honest import GOALS, LARGE, ONLINE
 
 DOCUMENT = ROOT / "docs" / "security.md"
 FOLDER = ROOT / os.environ.get("BATCHYARD_SIEGE", ".batchyard-siege")
@@ -56,6 +57,9 @@ class Row:
             self.broken.append(otherwise)
 
 
+ONLINE_KINDS = (ONLINE, LARGE)
+ELSEWHERE = tuple(kind for kind in GOALS if kind not in ONLINE_KINDS)
+
 HEADER = (
     "attack",
     "online",
@@ -79,13 +83,13 @@ def _cells(fault: str, kept: Kept[Row] | None) -> tuple[str, ...]:
         broken = "not run" if kept is None else "; ".join(f"**{each}**" for each in kept.row.broken)
         return (fault, *["–"] * (len(HEADER) - 2), broken)
     row = kept.row
-    online, elsewhere = row.slowest["online"], _worst(row.slowest)
-    quiet = f"{_seconds(row.quiet['online'])}, {_seconds(max(_elsewhere(row.quiet).values()))}"
+    online, elsewhere = (_worst(row.slowest, among) for among in (ONLINE_KINDS, ELSEWHERE))
+    quiet = ", ".join(_seconds(max(row.quiet[kind] for kind in among)) for among in (ONLINE_KINDS, ELSEWHERE))
     grown = ", ".join(f"{part} {_grown(size)}" for part, size in row.memory.items() if size >= TOLD_MB)
     remarks = [*(f"**{each}**" for each in (*row.broken, *row.slow)), *_remarks(row)]
     cells = (
         fault,
-        _seconds(online),
+        online,
         elsewhere,
         quiet,
         grown or f"< {TOLD_MB} MB",
@@ -97,14 +101,9 @@ def _cells(fault: str, kept: Kept[Row] | None) -> tuple[str, ...]:
     return tuple(cell.replace("|", "/").replace("\n", " ") for cell in cells)
 
 
-def _elsewhere(seconds: Mapping[str, float]) -> dict[str, float]:
-    return {kind: each for kind, each in seconds.items() if kind != "online"}
-
-
-def _worst(seconds: Mapping[str, float]) -> str:
-    elsewhere = _elsewhere(seconds)
-    kind = max(elsewhere, key=elsewhere.__getitem__)
-    return f"{_seconds(elsewhere[kind])} ({kind})"
+def _worst(seconds: Mapping[str, float], among: Sequence[str]) -> str:
+    kind = max(among, key=seconds.__getitem__)
+    return f"{_seconds(seconds[kind])} ({kind})"
 
 
 def _got(row: Row) -> str:

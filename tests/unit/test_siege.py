@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.rows import Results, write_into
 from tests.siege.attack import Target
 from tests.siege.attacks import ATTACKS
+from tests.siege.honest import SECONDS
 from tests.siege.report import Row, table
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -74,7 +75,7 @@ def test_each_attack_has_a_name_of_its_own() -> None:
 
 
 def test_rows_are_kept_and_written_between_the_marks_of_their_section(tmp_path: Path) -> None:
-    kinds = {"online": 0.5, "upload": 0.1, "livez": 0.01}
+    kinds = {kind: 0.5 if kind == "online" else 0.1 if kind == "upload" else 0.01 for kind in SECONDS}
     row = Row(slowest=kinds, quiet=kinds, memory={"gateway": 12, "core": 3}, got={"400": 2}, got_bytes=2500)
     row.promise(False, "the gateway died")
     results = Results(tmp_path / "results", Row)
@@ -86,5 +87,8 @@ def test_rows_are_kept_and_written_between_the_marks_of_their_section(tmp_path: 
     write_into(page, "siege", table({"one attack": kept, "another": None}))
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| one attack | 0.50 s | 0.10 s (upload) | 0.50 s, 0.10 s | gateway 12 MB | 0 | 400 × 2; 2.5 kB" in text
+    assert (
+        "| one attack | 0.50 s (online) | 0.10 s (upload) | 0.50 s, 0.10 s | gateway 12 MB | 0 | 400 × 2; 2.5 kB"
+        in text
+    )
     assert "**the gateway died**" in text and "not run" in text
