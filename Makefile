@@ -27,6 +27,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Errors only: pip warns about each source that lacks a package.
 PIP_INSTALL := $(PIP) install -qq --no-deps
 
+# begun-cpu or begun-gpu says which build .venv holds, or a part of it: the packages of the two must not mix.
+begin_build = @test ! -e .venv/begun-$(2) -a ! -e .venv/installed-$(2) || { \
+	  echo ".venv holds the $(4) build or a part of it. For the $(3) build: make clean, then again" >&2; exit 1; }; \
+	touch .venv/begun-$(1)
+
 CPU := .venv/installed-cpu
 GPU := .venv/installed-gpu
 APP := .venv/installed-app
@@ -115,7 +120,7 @@ $(BIN)/python:
 
 # torch comes first and alone, because only it may need another index. Its two lines are cut out of the lock.
 $(CPU): requirements/cpu.txt | $(BIN)/python
-	@test ! -e $(GPU) || { echo ".venv holds the GPU build. For the CPU build: make clean, then again" >&2; exit 1; }
+	$(call begin_build,cpu,gpu,CPU,GPU)
 	@echo "Installing Ray, vLLM and PyTorch for CPU: about 2 minutes and 4 GB of disk (nothing to do if they are there)"
 	@sed -n '/^torch==/,/[^\\]$$/p' $< > .venv/torch.txt
 	@$(PIP_INSTALL) --require-hashes -r .venv/torch.txt || { \
@@ -126,7 +131,7 @@ $(CPU): requirements/cpu.txt | $(BIN)/python
 
 # What the packages ask of each other is settled in the lock, whatever extras their metadata names (nvidia-cudnn-frontend).
 $(GPU): requirements/gpu.txt pyproject.toml | $(BIN)/python
-	@test ! -e $(CPU) || { echo ".venv holds the CPU build. For the GPU build: make clean, then again" >&2; exit 1; }
+	$(call begin_build,gpu,cpu,GPU,CPU)
 	@echo "Installing Ray, vLLM and PyTorch for NVIDIA GPUs: about 4 minutes and 10 GB of disk"
 	@$(PIP_INSTALL) --require-hashes -r $<
 	@$(PIP_INSTALL) --no-build-isolation --editable .

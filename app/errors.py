@@ -21,6 +21,10 @@ class SettingsError(BatchyardError):
         self.faults = tuple(faults)
 
 
+class CapabilitiesUnknown(BatchyardError):
+    """No engine of the model has been heard of in this process yet, so what it can be asked for is not known."""
+
+
 class FolderGone(BatchyardError):
     """The folder of a model or of an adapter is not there where a replica starts."""
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from app.cpu_dtype import fast_dtype
 from app.cpu_replicas import GIB, Choice, Engine, Machine, choose_replicas, weights_bytes
 from app.errors import ConfigFault, SettingsError
+from app.model_source import folder_meant
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 """What a batch may ask for, and what is served online: what vLLM serves of OpenAI's list."""
@@ -39,7 +40,7 @@ class ModelSettings(_Frozen):
     source: str = Field(
         min_length=1,
         description="A folder with weights (relative to the working directory of the process that starts the "
-        "application) or a hub's name. What is written like a path, or lies in a folder that is there, is a folder.",
+        "application) or a hub's name; app/model_source.py says which of them a name means.",
     )
     adapters: dict[NotEmpty, NotEmpty] = Field(
         default_factory=dict,
@@ -88,7 +89,7 @@ class ModelSettings(_Frozen):
         default=7200.0,
         gt=0,
         description="Longest time that a line of a batch may take in the engine, from when it starts there. Then it is "
-        "aborted, tried once more with the engine to itself, and fails with request_timeout if that takes as long. "
+        "aborted, tried once more without other lines beside it, and fails with request_timeout if that takes as long. "
         "A full engine on a CPU may make one token a second for each line: two hours let it have 7,200, and two tries "
         "end well within a batch's 24 hours.",
     )
@@ -328,8 +329,8 @@ class Settings(_Frozen):
         named_in_full = [
             model.model_copy(
                 update={
-                    "source": _absolute_if_folder(model.source),
-                    "adapters": {name: _absolute_if_folder(path) for name, path in model.adapters.items()},
+                    "source": _in_full(model.source),
+                    "adapters": {name: _in_full(path) for name, path in model.adapters.items()},
                 }
             )
             for model in settings.models
@@ -395,18 +396,9 @@ def _with_choice(model: ModelSettings, choice: Choice | None) -> ModelSettings:
     return chosen
 
 
-def _absolute_if_folder(source: str) -> str:
-    """Workers of a Ray cluster need not share our working directory, so a folder is named in full.
-
-    It need not be there: one that is gone is a folder still, and no name on a hub.
-    """
-    path = Path(source).expanduser()
-    written_as_path = source.startswith(("/", "./", "../", "~"))
-    return str(path.resolve()) if written_as_path or path.exists() or _lies_in_a_folder(path) else source
-
-
-def _lies_in_a_folder(path: Path) -> bool:
-    return len(path.parts) > 1 and path.parent.is_dir()
+def _in_full(source: str) -> str:
+    """Workers of a Ray cluster need not share our working directory."""
+    return str(folder_meant(source) or source)
 
 
 def wrong_settings(faults: Sequence[ConfigFault]) -> SettingsError:

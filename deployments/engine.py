@@ -20,6 +20,7 @@ from ray.serve.llm.deployment import LLMServer
 from vllm.logger import DEFAULT_LOGGING_CONFIG
 
 from app.batch.dispatch import Answer, TimedOut
+from app.batch.suspects import Beside
 from app.errors import EngineLost, ReplicaGone
 from app.store import Usage
 from app.telemetry import alert, start_telemetry
@@ -28,19 +29,19 @@ from deployments.capabilities import capabilities_of
 from deployments.core_errors import CoreErrors
 from deployments.line_clock import LineClock
 from deployments.messages import Heartbeat, HttpStart
-from deployments.occupancy import Occupancy
+from deployments.occupancy import Call, Occupancy
 from deployments.pulse import Pulse
 from deployments.restarts import Brakes
 
 COALESCE_SECONDS = 0.3
 """Answers of a call are sent on together for this long: a message through Ray costs as much CPU as some lines."""
 
-COALESCE_ALONE_SECONDS = 0.03
-"""The same for lines that have the engine alone: nothing else makes use of it while they wait."""
+COALESCE_APART_SECONDS = 0.03
+"""The same for lines that keep others out of the engine: it idles while they wait."""
 
-ALONE_HEAD_START_SECONDS = 0.05
-"""Between the news that lines have the engine alone and their start: what they do may end this process at once, and the
-news must be out by then. It takes some milliseconds."""
+HEAD_START_SECONDS = 0.05
+"""Between the news that lines are in the engine apart from others and their start: what they do may end this process at
+once, and the news must be out by then. It takes some milliseconds."""
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -117,21 +118,22 @@ class BatchEngine(LLMServer):
             self._pulse.look()
 
     async def answer_lines(
-        self, endpoint: str, bodies: Sequence[bytes], alone: bool, replica: str
+        self, endpoint: str, bodies: Sequence[bytes], beside: Beside, replica: str
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         """Answers each body once, in any order, several at a time. Raises EngineLost when vLLM's core is gone.
 
-        First comes an empty list: from then on the lines are in the engine, `alone` if so asked. Closing the stream
-        aborts in vLLM what is not answered yet. Raises ReplicaGone when the lines never were in this engine.
+        First comes an empty list: from then on the lines are in the engine, `beside` what was allowed. Closing the
+        stream aborts in vLLM what is not answered yet. Raises ReplicaGone when the lines never were in this engine.
         """
         self._must_be(replica)
-        coalesce = COALESCE_ALONE_SECONDS if alone else COALESCE_SECONDS
-        async with self._occupancy.enter(alone=alone):
+        apart = beside is not Beside.ANYTHING
+        coalesce = COALESCE_APART_SECONDS if apart else COALESCE_SECONDS
+        async with self._occupancy.enter(Call.LINES, beside):
             if self._client.errored:
                 raise ReplicaGone(f"vLLM's core died while the lines waited to enter: {self._death()}")
             yield []
-            if alone:
-                await asyncio.sleep(ALONE_HEAD_START_SECONDS)
+            if apart:
+                await asyncio.sleep(HEAD_START_SECONDS)
             async with contextlib.aclosing(self._answer_each(endpoint, bodies, coalesce)) as parts:
                 async for part in parts:
                     yield part
@@ -192,7 +194,7 @@ class BatchEngine(LLMServer):
         """One online request through vLLM's own HTTP app: first an HttpStart, then the body as it comes."""
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         async with (
-            self._occupancy.enter(alone=False),
+            self._occupancy.enter(Call.ONLINE),
             contextlib.aclosing(explained(_http(self._app, path, body, raw))) as messages,
         ):
             async for message in messages:

@@ -67,7 +67,7 @@ class Gateway:
         )
 
     def _tell_dispatcher(self) -> None:
-        """One hint at a time: they would queue up while the dispatcher is away, whose polls find the batch as well."""
+        """One hint at a time: they would queue up while the dispatcher is down, whose polls find the batch as well."""
         if self._hint is None or self._hint.done():
             self._hint = asyncio.gather(self._dispatcher.batch_created.remote(), return_exceptions=True)
 

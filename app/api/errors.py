@@ -1,4 +1,4 @@
-"""What a client is told when something is refused or fails: OpenAI's envelope, one table from class to answer."""
+"""What a client gets when something is refused or fails: OpenAI's envelope, one table from class to answer."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ QUEUE_RETRY_SECONDS = 60
 """Retry-After of a full queue, which takes longer to drain."""
 
 NEVER_RETRY = {"x-should-retry": "false"}
-"""OpenAI's client retries every 409 unless it is told that this changes nothing."""
+"""OpenAI's client retries every 409 unless a header says that it must not."""
 
 
 class ApiError(BatchyardError):

@@ -9,25 +9,29 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
 import structlog
 
-from app.batch.lines import Line, LineError, parse_line, requests_of
-from app.batch.output import answered_line, unanswered_line
+from app.batch.faults import TRIES, broken, pause_seconds, tell
+from app.batch.lines import LineError, parse_line, requests_of
 from app.batch.recorder import Recorder, Result
-from app.batch.suspects import DEATHS_AMONG_OTHERS, Group, after_death, groups
+from app.batch.running_shard import RunningShard
+from app.batch.suspects import DEATHS_AMONG_OTHERS, Beside, Group, after_death, groups
 from app.errors import BatchyardError, EngineLost, ObjectMissing, ReplicaGone
 from app.objects import Objects
 from app.settings import Settings
 from app.store import ShardClaim, Store, Usage
+from app.telemetry import Alerts, alert
 
 log = structlog.get_logger()
 
-ALONE_SECONDS = 30.0
-"""How long suspects may have a replica to themselves before lines that nobody suspects have a turn there."""
+LINE_GONE = "This line is not in the input file any more, whose content was changed after it was validated."
+
+APART_SECONDS = 30.0
+"""How long suspects may keep other lines out of a replica before those have a turn there."""
 
 
 @dataclass(frozen=True)
@@ -55,66 +59,37 @@ class Engines(Protocol):
         ...
 
     def answers(
-        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
+        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, beside: Beside
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         """Answers as they come, in any order, each position once; first none, when the lines are in the engine.
 
-        Closing the iterator aborts the rest. `alone`: nothing else is in the engine meanwhile. Raises ReplicaGone when
-        the replica was lost and the lines have no part in it, else EngineLost; from then on it is not among `replicas`
-        until it is known to work.
+        Closing the iterator aborts the rest. `beside`: what else may be in the engine meanwhile. Raises ReplicaGone
+        when the replica was lost and the lines have no part in it, else EngineLost; from then on it is not among
+        `replicas` until it is known to work.
         """
         ...
-
-
-@dataclass
-class _RunningShard:
-    """A shard that runs here."""
-
-    claim: ShardClaim
-    replica: str
-    todo: set[int]
-    """Positions without an answer."""
-    slow: set[int]
-    """Positions that took too long once."""
-    group: Group = field(default_factory=lambda: Group((), alone=False))
-    """What was sent last, without what was aborted since."""
-    alone_since: float | None = None
-    """When the first group was that had the replica to itself; monotonic seconds."""
-    requests: dict[int, Line] = field(default_factory=dict)
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def suspect(self) -> bool:
-        return bool(self.claim.suspects or self.claim.slow)
-
-    @property
-    def in_engine(self) -> set[int]:
-        """What was sent and neither answered nor aborted."""
-        return self.todo.intersection(self.group.positions)
-
-    def deaths(self) -> dict[int, int]:
-        """Of what is to do, each with the number of deaths that it was in."""
-        return {position: self.claim.suspects.get(position, 0) for position in self.todo}
-
-    def suspects(self) -> dict[int, int]:
-        return {position: number for position, number in self.deaths().items() if number}
-
-    def stop(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
 
 
 class Dispatcher:
     """One owner of claims. `owner` must never be used by another process, not even after a restart."""
 
-    def __init__(self, store: Store, objects: Objects, engines: Engines, settings: Settings, owner: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        objects: Objects,
+        engines: Engines,
+        settings: Settings,
+        owner: str,
+        alert: Alerts = alert,
+    ) -> None:
         self._store = store
         self._objects = objects
         self._engines = engines
         self._settings = settings
         self._owner = owner
+        self._alert = alert
         self._recorder = Recorder(store, objects)
-        self._shards: dict[tuple[str, int, int], _RunningShard] = {}
+        self._shards: dict[tuple[str, int, int], RunningShard] = {}
         self._renewed = time.monotonic()
         self._looked_for_suspects: dict[str, float] = {}
         self._next_without_suspects: set[str] = set()
@@ -126,8 +101,8 @@ class Dispatcher:
     async def start_shards(self) -> int:
         """Starts as many shards as the healthy replicas have room for. Returns how many.
 
-        Starts nothing while results cannot be made durable: they would pile up in memory. Raises what ended a shard's
-        task and was not foreseen.
+        Starts nothing while results cannot be made durable: they would pile up in memory. Raises what kept a shard from
+        being given back and was not foreseen.
         """
         if self._fault is not None:
             raise self._fault
@@ -181,14 +156,14 @@ class Dispatcher:
     def _shards_wanted(self, model: str) -> Mapping[str, int]:
         """Shards to send to each replica: it gets as many lines again as it runs, so that no slot of it waits for us.
 
-        A replica whose slots are not all taken gets a shard in any case, also one larger than its slots; one that is
-        to run suspects alone gets none.
+        A replica whose slots are not all taken gets a shard in any case, also one larger than its slots; one in which
+        suspects are to run without other lines gets none.
         """
         queued = self._queued()
-        alone = {shard.replica for shard in self._shards.values() if shard.group.alone}
+        reserved = {shard.replica for shard in self._shards.values() if shard.group.apart}
         wanted = {}
         for replica, slots in self._engines.replicas(model).items():
-            if replica in alone:
+            if replica in reserved:
                 continue
             room = (2 * slots - queued[replica]) // self._settings.dispatch.shard_lines
             wanted[replica] = max(room, int(queued[replica] < slots))
@@ -223,7 +198,7 @@ class Dispatcher:
         return await self._store.claim_shards(self._owner, lease, model, shards, suspect=suspect, running=running)
 
     def _start(self, claim: ShardClaim, replica: str) -> None:
-        shard = _RunningShard(claim, replica, todo=set(range(claim.count)) - claim.done, slow=set(claim.slow))
+        shard = RunningShard(claim, replica, todo=set(range(claim.count)) - claim.done, slow=set(claim.slow))
         self._shards[claim.key] = shard
         shard.task = asyncio.create_task(self._run_shard(shard), name=f"{claim.batch_id}/{claim.index}")
         shard.task.add_done_callback(self._note_fault)
@@ -233,7 +208,7 @@ class Dispatcher:
             self._fault = fault
             self.room_made.set()
 
-    async def _run_shard(self, shard: _RunningShard) -> None:
+    async def _run_shard(self, shard: RunningShard) -> None:
         """Ends with the shard complete in the recorder, or given back."""
         claim = shard.claim
         died = went_well = False
@@ -252,72 +227,76 @@ class Dispatcher:
             log.warning("engine lost", batch=claim.batch_id, shard=claim.index, left=len(shard.todo), reason=str(error))
         except ObjectMissing as error:
             await self._input_gone(claim, error)
-        except BatchyardError as error:
+        except (BatchyardError, OSError, MemoryError) as error:
             log.warning("shard given back", batch=claim.batch_id, shard=claim.index, reason=str(error))
+        except Exception:
+            log.exception("shard put off", batch=claim.batch_id, shard=claim.index)
+            await self._put_off(claim)
         finally:
             del self._shards[claim.key]
         await self._give_back(shard, died)
         if went_well:  # after a failure the next poll is soon enough
             self.room_made.set()
 
-    async def _get_answers(self, shard: _RunningShard) -> None:
+    async def _get_answers(self, shard: RunningShard) -> None:
         claim = shard.claim
         data = await self._objects.read(claim.input_key, claim.offset, claim.offset + claim.length)
         lines = list(islice(requests_of(data), claim.count))
         for position in range(len(lines), claim.count):  # valid when validated: the object was changed since
             if position in shard.todo:
-                self._add(shard, [_changed_line(claim, position, LineError("line_gone", LINE_GONE))])
+                self._add(shard, [shard.changed(position, LineError("line_gone", LINE_GONE))])
         todo = [(position, line) for position, line in enumerate(lines) if position not in claim.done]
         for position, line in todo:
             try:
                 shard.requests[position] = parse_line(line)
             except LineError as error:  # here as well
-                self._add(shard, [_changed_line(claim, position, error)])
+                self._add(shard, [shard.changed(position, error)])
         if shard.suspect:
             await self._send_in_groups(shard)
         else:
-            await self._send(shard, Group(list(shard.requests), alone=False))
+            await self._send(shard, Group(list(shard.requests)))
 
-    async def _send_in_groups(self, shard: _RunningShard) -> None:
+    async def _send_in_groups(self, shard: RunningShard) -> None:
         """Returns when all are sent, or when others are to have a turn at the replica."""
         deaths = {position: number for position, number in shard.deaths().items() if position in shard.requests}
         for group in groups(deaths, shard.slow, shard.claim.count):
-            if shard.alone_since is not None and time.monotonic() - shard.alone_since > ALONE_SECONDS:
+            if shard.apart_since is not None and time.monotonic() - shard.apart_since > APART_SECONDS:
                 self._next_without_suspects.add(shard.replica)
                 return
             await self._send(shard, group)
 
-    async def _send(self, shard: _RunningShard, group: Group) -> None:
+    async def _send(self, shard: RunningShard, group: Group) -> None:
         """Returns when each of these lines is answered or has taken too long."""
         shard.group = group
         if not group.positions:
             return
-        claim, bodies = shard.claim, [shard.requests[position].body for position in group.positions]
-        async for news in self._engines.answers(claim.model, shard.replica, claim.endpoint, bodies, alone=group.alone):
-            if group.alone and shard.alone_since is None:
-                shard.alone_since = time.monotonic()
+        model, endpoint = shard.claim.model, shard.claim.endpoint
+        bodies = [shard.requests[position].body for position in group.positions]
+        async for news in self._engines.answers(model, shard.replica, endpoint, bodies, beside=group.beside):
+            if group.apart and shard.apart_since is None:
+                shard.apart_since = time.monotonic()
             answers = [each for each in news if isinstance(each, Answer)]
-            self._add(shard, [_result(shard, group.positions[answer.position], answer) for answer in answers])
+            self._add(shard, [_result(shard, group, answer) for answer in answers])
             if late := {group.positions[each.position] for each in news if isinstance(each, TimedOut)}:
                 await self._note_slow(shard, late)
         if unanswered := shard.in_engine:
             raise EngineLost(f"the engine's stream ended with {len(unanswered)} lines unanswered")
 
-    async def _note_slow(self, shard: _RunningShard, late: set[int]) -> None:
-        """The first time others may have been the reason. By itself it was not."""
+    async def _note_slow(self, shard: RunningShard, late: set[int]) -> None:
+        """The first time other lines may have been the reason. Without them they were not."""
         claim = shard.claim
-        if shard.group.alone and late <= shard.slow:
-            self._add(shard, [_unanswered(shard, position, "request_timeout") for position in late])
+        if shard.group.apart and late <= shard.slow:
+            self._add(shard, [shard.unanswered(position, "request_timeout") for position in late])
             return
         shard.slow |= late
-        shard.group = Group([each for each in shard.group.positions if each not in late], shard.group.alone)
+        shard.group = Group([each for each in shard.group.positions if each not in late], shard.group.beside)
         log.warning("lines took too long", batch=claim.batch_id, shard=claim.index, lines=len(late))
         try:
             await self._store.note_slow(claim, shard.slow)
         except BatchyardError as error:  # they are noted when the shard is given back, unless we die before
             log.warning("slow lines not noted yet", batch=claim.batch_id, shard=claim.index, reason=str(error))
 
-    def _add(self, shard: _RunningShard, results: Sequence[Result]) -> None:
+    def _add(self, shard: RunningShard, results: Sequence[Result]) -> None:
         self._recorder.add(shard.claim, results)
         shard.todo.difference_update(result.position for result in results)
         self.room_made.set()
@@ -331,7 +310,16 @@ class Dispatcher:
         except BatchyardError as refused:
             log.warning("batch not stopped, its next shard will ask again", batch=claim.batch_id, reason=str(refused))
 
-    async def _give_back(self, shard: _RunningShard, died: bool) -> None:
+    async def _put_off(self, claim: ShardClaim) -> None:
+        """A fault that nobody foresaw is the batch's own: others need not wait for it."""
+        tell(self._alert, claim.batch_id, claim.model, "run")
+        try:
+            if await self._store.put_off_shards(claim.batch_id, pause_seconds) >= TRIES:
+                await self._store.stop_batch(claim.batch_id, broken("run").as_dict())
+        except BatchyardError as refused:
+            log.warning("fault not counted, its next shard will ask again", batch=claim.batch_id, reason=str(refused))
+
+    async def _give_back(self, shard: RunningShard, died: bool) -> None:
         """Makes durable what was answered, so that it is not run again, and frees the shard at once.
 
         `died`: an engine did, with the unanswered lines of the last group in it.
@@ -342,7 +330,7 @@ class Dispatcher:
         if died:
             suspects, condemned = after_death(shard.deaths(), shard.in_engine, claim.count)
         try:
-            self._recorder.add(claim, [_unanswered(shard, position, "engine_lost") for position in condemned])
+            self._recorder.add(claim, [shard.unanswered(position, "engine_lost") for position in condemned])
             await self._recorder.flush()
             if died and shard.group.alone:
                 await self._blame(shard, suspects, len(condemned))
@@ -353,7 +341,7 @@ class Dispatcher:
         if suspects or shard.slow:
             self._looked_for_suspects.pop(claim.model, None)
 
-    async def _blame(self, shard: _RunningShard, suspects: Mapping[int, int], condemned: int) -> None:
+    async def _blame(self, shard: RunningShard, suspects: Mapping[int, int], condemned: int) -> None:
         """The engine died with nothing but the shard's group in it."""
         claim = shard.claim
         allowance = self._settings.dispatch.engine_losses
@@ -370,27 +358,5 @@ class Dispatcher:
             log.error("batch paused: its lines killed too many engines", batch=claim.batch_id, allowance=allowance)
 
 
-def _result(shard: _RunningShard, position: int, answer: Answer) -> Result:
-    claim, custom_id = shard.claim, shard.requests[position].custom_id
-    body = answered_line(claim.batch_id, claim.first_line + position, custom_id, answer.status, answer.body)
-    return Result(position, body, failed=answer.status >= 400, usage=answer.usage)
-
-
-LINE_GONE = "This line is not in the input file any more, whose content was changed after it was validated."
-
-CONDEMNED = {
-    "engine_lost": "The engine died twice with nothing but this request in it.",
-    "request_timeout": "This request took longer than the model's line_seconds, also with the engine to itself.",
-}
-"""Why a line has no answer, by the code of its error."""
-
-
-def _unanswered(shard: _RunningShard, position: int, code: str) -> Result:
-    claim, custom_id = shard.claim, shard.requests[position].custom_id
-    line = unanswered_line(claim.batch_id, claim.first_line + position, custom_id, code, CONDEMNED[code])
-    return Result(position, line, failed=True)
-
-
-def _changed_line(claim: ShardClaim, position: int, error: LineError) -> Result:
-    line = unanswered_line(claim.batch_id, claim.first_line + position, "", error.code, error.message)
-    return Result(position, line, failed=True)
+def _result(shard: RunningShard, sent: Group, answer: Answer) -> Result:
+    return shard.answered(sent.positions[answer.position], answer.status, answer.body, answer.usage)

@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from app.batch.faults import TRIES, broken, pause_seconds, tell
 from app.batch.lines import LineFault
 from app.batch.results import ResultFiles, ResultsDamaged, leftovers, write_result_files
 from app.batch.validate import Validation, validate
 from app.capabilities import CapabilitiesOf
-from app.errors import BatchyardError, MachineExhausted, ObjectMissing, ObjectsUnavailable
+from app.errors import BatchyardError, CapabilitiesUnknown, MachineExhausted, ObjectMissing, ObjectsUnavailable
 from app.objects import Objects
 from app.settings import Settings
 from app.store import Batch, BatchClaim, Segment, Store
@@ -23,11 +24,8 @@ DAY = 86_400
 SWEPT_AT_ONCE = 100
 """Deleted files whose objects go in one pass: keeps a pass short when a million expire together."""
 
-TRIES = 5
-"""A batch whose step came to nothing so often, each time through a fault of its own, ends as failed."""
-
-LONGEST_PAUSE_SECONDS = 60.0
-"""Between two of them: 1 s, doubling to this."""
+UNHEARD_SECONDS = 1.0
+"""Until a batch of whose model no engine was heard is looked at again: a look reads the start of its file."""
 
 
 class Lifecycle:
@@ -40,8 +38,9 @@ class Lifecycle:
         settings: Settings,
         owner: str,
         now: Callable[[], float] = time.time,
-        capabilities: CapabilitiesOf = lambda model: None,
         alert: Alerts = alert,
+        *,
+        capabilities: CapabilitiesOf,
     ) -> None:
         self._store = store
         self._objects = objects
@@ -128,6 +127,9 @@ class Lifecycle:
         self._claims.add(key)
         try:
             yield
+        except CapabilitiesUnknown:  # it waits: none of its lines could run yet
+            self._claims.discard(key)
+            await self._store.put_off_batch(claim, UNHEARD_SECONDS, fault=False)
         except BatchyardError:
             raise
         except (OSError, MemoryError) as error:
@@ -174,7 +176,7 @@ class Lifecycle:
             leftovers(claim) if claim.faults <= TRIES else (),  # else they hold all that there is
             lost=written.lost,
             error_summary=written.error_summary,
-            fault=None if written.whole else _broken("finalised").as_dict(),
+            fault=None if written.whole else broken("finalised").as_dict(),
         )
         if acted and written.lost:
             self._alert_of_damage(batch, written.lost)
@@ -216,21 +218,11 @@ class Lifecycle:
         self._alert("results_damaged", message, model=batch.model, batch=batch.id)
 
     async def _put_off(self, claim: BatchClaim, step: str) -> None:
-        batch = claim.batch
-        message = f"Batch {batch.id} could not be {step}, through a fault in Batchyard itself."
-        self._alert("batch_fault", message, model=batch.model, batch=batch.id)
+        tell(self._alert, claim.batch.id, claim.batch.model, step)
         if step == "validated" and claim.faults + 1 >= TRIES:
-            await self._store.fail_batch(claim, [_broken(step).as_dict()])
+            await self._store.fail_batch(claim, [broken(step).as_dict()])
         else:
-            await self._store.put_off_batch(claim, min(2.0**claim.faults, LONGEST_PAUSE_SECONDS))
-
-
-def _broken(step: str) -> LineFault:
-    message = (
-        f"This batch could not be {step} in {TRIES} tries, through a fault in Batchyard itself or in its object store. "
-        "What could be read of its results is in its files."
-    )
-    return LineFault("internal_error", message)
+            await self._store.put_off_batch(claim, pause_seconds(claim.faults + 1), fault=True)
 
 
 def _unknown_file(batch: Batch) -> LineFault:

@@ -6,12 +6,13 @@ A shard that is in a second death runs in sixteenths of a shard from then on, ea
 line by line. Only a line that was by itself at two deaths is condemned. That takes five deaths for a shard of the
 default size and six for the largest, and no number of kills from outside that do not all strike the same line.
 
-A slow line took longer than the model's `line_seconds` beside others. It runs once more by itself, and is condemned if
-that takes too long as well: then the others are no excuse.
+A slow line took longer than the model's `line_seconds` beside others. It runs once more without other lines in the
+engine, and is condemned if that takes too long as well. Online requests go on meanwhile: it may take hours.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from math import ceil
 
 PARTS = 16
@@ -20,12 +21,30 @@ DEATHS_AMONG_OTHERS = 2
 DEATHS_ALONE = 2
 
 
+class Beside(StrEnum):
+    """What else may be in the engine meanwhile."""
+
+    ANYTHING = "anything"
+    ONLINE = "online"
+    """Online requests, but no other lines."""
+    NOTHING = "nothing"
+
+
 @dataclass(frozen=True)
 class Group:
-    """Positions of a shard that are sent together. `alone`: with nothing else in the engine."""
+    """Positions of a shard that are sent together."""
 
     positions: Sequence[int]
-    alone: bool
+    beside: Beside = Beside.ANYTHING
+
+    @property
+    def alone(self) -> bool:
+        return self.beside is Beside.NOTHING
+
+    @property
+    def apart(self) -> bool:
+        """From all other lines."""
+        return self.beside is not Beside.ANYTHING
 
 
 def groups(deaths: Mapping[int, int], slow: Collection[int], shard_lines: int) -> list[Group]:
@@ -36,13 +55,16 @@ def groups(deaths: Mapping[int, int], slow: Collection[int], shard_lines: int) -
     quick = {position: number for position, number in deaths.items() if position not in slow}
     found = []
     if among_others := sorted(position for position, number in quick.items() if number < DEATHS_AMONG_OTHERS):
-        found.append(Group(among_others, alone=False))
+        found.append(Group(among_others))
     for number in sorted(set(quick.values())):
         if number >= DEATHS_AMONG_OTHERS:
             alike = sorted(position for position in quick if quick[position] == number)
             size = _group_size(number, shard_lines)
-            found += [Group(alike[start : start + size], alone=True) for start in range(0, len(alike), size)]
-    return found + [Group([position], alone=True) for position in sorted(deaths) if position in slow]
+            found += [Group(alike[start : start + size], Beside.NOTHING) for start in range(0, len(alike), size)]
+    for position in sorted(deaths):
+        if position in slow:
+            found.append(Group([position], Beside.ONLINE if deaths[position] < DEATHS_AMONG_OTHERS else Beside.NOTHING))
+    return found
 
 
 def after_death(

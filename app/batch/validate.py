@@ -9,6 +9,7 @@ from app.batch.file_kind import HEAD_BYTES, not_json_lines
 from app.batch.lines import Line, LineError, LineFault, RawLine, quoted, read_line, split_lines
 from app.batch.warnings import Warnings
 from app.capabilities import Capabilities, CapabilitiesOf, lacking
+from app.errors import CapabilitiesUnknown
 from app.members import misnamed, unknown
 from app.settings import Settings
 from app.store import ShardPlan
@@ -36,7 +37,10 @@ class Validation:
 async def validate(
     parts: AsyncIterator[bytes], *, endpoint: str, settings: Settings, capabilities: CapabilitiesOf
 ) -> Validation:
-    """Reads the file's bytes in one pass. Memory: one line, and 16 bytes a custom_id."""
+    """Reads the file's bytes in one pass. Memory: one line, and 16 bytes a custom_id.
+
+    Raises CapabilitiesUnknown at the first line that names a model of which `capabilities` knows nothing yet.
+    """
     head = await anext(parts, b"")
     if (wrong := not_json_lines(head[:HEAD_BYTES])) is not None:
         return Validation(faults=[wrong])
@@ -185,7 +189,9 @@ class _Reader:
     def _choose(self, name: str) -> None:
         self._name = name
         self._capabilities = self._capabilities_of(self._served[name])
-        if self._capabilities is not None and self._endpoint not in self._capabilities.members:
+        if self._capabilities is None:
+            raise CapabilitiesUnknown(f"No engine of model {self._served[name]} has been heard of yet")
+        if self._endpoint not in self._capabilities.members:
             message = lacking(name, self._endpoint, self._capabilities)
             self.refused = LineFault("endpoint_not_supported", message, "endpoint")
 

@@ -104,7 +104,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchClaim:
-    """The right to validate or to finalise a batch. `faults`: how often that came to nothing by a fault of its own."""
+    """The right to validate or to finalise a batch. `faults`: steps that failed by a fault of its own."""
 
     batch: Batch
     epoch: int

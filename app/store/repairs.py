@@ -1,9 +1,9 @@
 """The ledger's verbs on batches in which something is broken."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from sqlalchemy import Connection, delete, literal, select, update
+from sqlalchemy import Connection, delete, literal, or_, select, update
 
 from app.store.batches import BatchVerbs
 from app.store.database import writing
@@ -31,12 +31,34 @@ class RepairVerbs(BatchVerbs):
         return True
 
     @writing
-    def put_off_batch(self, connection: Connection, claim: BatchClaim, seconds: float) -> bool:
-        """Nobody claims the batch for so long, as what was claimed came to nothing through a fault of the batch's own,
-        which is counted. Returns whether the claim still held."""
+    def put_off_batch(self, connection: Connection, claim: BatchClaim, seconds: float, *, fault: bool) -> bool:
+        """Nobody claims the batch for so long. Returns whether the claim still held.
+
+        `fault`: what was claimed failed through a fault of the batch's own, which is counted.
+        """
         held = update(batches).where(self._held(claim))
-        values = {"faults": batches.c.faults + 1, "lease_until": database_now() + literal(seconds)}
+        values = {"faults": batches.c.faults + int(fault), "lease_until": database_now() + literal(seconds)}
         return bool(connection.execute(held.values(**values)).rowcount)
+
+    @writing
+    def put_off_shards(self, connection: Connection, batch_id: str, pause: Callable[[int], float]) -> int:
+        """A shard failed through a fault of the batch's own, which is counted. For a pause no shard of it is claimed.
+
+        `pause`: seconds by number of faults. Returns that number, or 0 if nothing was counted: the batch is put off
+        already, by another of the shards that ran together, or does not run any more.
+        """
+        runs = select(batches.c.faults).where(
+            batches.c.id == batch_id,
+            batches.c.status == "in_progress",
+            or_(batches.c.lease_until.is_(None), batches.c.lease_until < database_now()),
+        )
+        before = connection.scalar(runs.with_for_update())
+        if before is None:
+            return 0
+        faults = int(before) + 1
+        values = {"faults": faults, "lease_until": database_now() + literal(pause(faults))}
+        connection.execute(update(batches).where(batches.c.id == batch_id).values(**values))
+        return faults
 
     def _drop_segments(self, connection: Connection, batch_id: str, shard: int, rows: Sequence[int]) -> None:
         before = self._outcomes(connection, batch_id, shard)

@@ -41,6 +41,7 @@ class ShardVerbs(GarbageVerbs):
                 batches.c.status == "in_progress",
                 batches.c.ending.is_(None),
                 batches.c.paused_at.is_(None),
+                or_(batches.c.lease_until.is_(None), batches.c.lease_until < database_now()),
                 batches.c.model == model,
                 shards.c.suspects.is_not(None) if suspect else shards.c.suspects.is_(None),
                 tuple_(shards.c.batch_id, shards.c.index, shards.c.epoch).not_in(list(running)),

@@ -99,9 +99,10 @@ batches = Table(
     Column("expired_at", BigInteger),
     Column("cancelling_at", BigInteger),
     Column("cancelled_at", BigInteger),
-    # How often validating or finalising came to nothing through a fault of the batch's own.
+    # How often validating, running or finalising failed through a fault of the batch's own.
     Column("faults", Integer, nullable=False, server_default="0"),
-    # The claim on the batch itself, held while it is validated or finalised. `owner` is for operators: who has it.
+    # The claim on the batch itself, held while it is validated or finalised, or the end of the pause after a fault of
+    # its own. `owner` is for operators: who has it.
     Column("owner", String(64)),
     Column("epoch", Integer, nullable=False, default=0),
     Column("lease_until", Float),
@@ -122,7 +123,7 @@ shards = Table(
     Column("count", Integer, nullable=False),
     # pending → running → done, back to pending when released; closed when its batch stopped early.
     Column("state", String(8), nullable=False, default="pending"),
-    # For operators: which dispatcher has it. Claims are told apart by their epoch.
+    # For operators: which dispatcher has it. Claims are distinguished by their epoch.
     Column("owner", String(64)),
     Column("epoch", Integer, nullable=False, default=0),
     Column("lease_until", Float),
@@ -145,7 +146,7 @@ segments = Table(
     Column("object_key", String(255), nullable=False),
     Column("start", BigInteger, nullable=False),
     Column("end", BigInteger, nullable=False),
-    # Checksum of these bytes, by whoever wrote them; null: written before there were any.
+    # Checksum of these bytes, by the process that wrote them; null: written before there were any.
     Column("digest", String(16)),
     # Positions within the shard, from 0; `failed` are those of them that belong into the error file.
     Column("lines", JSON, nullable=False),
@@ -176,14 +177,14 @@ starts = Table(
     Column("starter", String(64)),
     Column("deploy", String(64)),
     Column("at", Float, nullable=False),
-    # Why the start came to nothing, where it is known.
+    # Why the start failed, where it is known.
     Column("failure", String),
     CheckConstraint("kind IN ('planned', 'unplanned', 'excused', 'reset')", name="kind"),
     Index(None, "subject", "seq"),
     Index(None, "starter"),
 )
 
-# One row once it is known: the object by which the ledger's object store is told from any other.
+# One row once it is known: the object by which the ledger's object store is recognised.
 object_store = Table(
     "object_store",
     metadata,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from ray.serve.handle import DeploymentHandle
 
 from app.batch.dispatch import Answer, TimedOut
+from app.batch.suspects import Beside
 from app.errors import EngineLost, ReplicaGone
 from deployments.replicas.losses import Losses
 from deployments.replicas.watch import ReplicaWatch, cause_of, one_line
@@ -23,10 +24,11 @@ class RayEngines:
         return self._watch.replicas(model)
 
     async def answers(
-        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
+        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, beside: Beside
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         node = self._watch.node(model, replica)
-        stream = self._handles[model].options(stream=True).answer_lines.remote(endpoint, bodies, alone, replica=replica)
+        call = self._handles[model].options(stream=True).answer_lines
+        stream = call.remote(endpoint, bodies, beside, replica=replica)
         entered = False
         try:
             async for some in stream:
@@ -39,8 +41,8 @@ class RayEngines:
             self._watch.suspend(model, replica)
             if isinstance(cause_of(error), ReplicaGone):
                 raise ReplicaGone(one_line(error)) from error
-            if alone and not entered:  # a replica says so before it lets such lines into its engine
-                raise ReplicaGone(f"lost while lines waited to be alone: {one_line(error)}") from error
+            if beside is not Beside.ANYTHING and not entered:  # a replica says so before it lets such lines in
+                raise ReplicaGone(f"lost while lines waited for others to leave: {one_line(error)}") from error
             # Lines that share the engine may have been in it, though nothing was heard: what they do can be so quick.
             if explanation := await self._losses.explanation(model, replica, node, error):
                 raise ReplicaGone(f"{explanation}: {one_line(error)}") from error

@@ -181,6 +181,13 @@ DAMAGE = (
 
 GATE = (
     Mutant(
+        "a batch that waits for its engine uses up its tries",
+        "app/batch/lifecycle.py",
+        "UNHEARD_SECONDS, fault=False)",
+        "UNHEARD_SECONDS, fault=True)",
+        "tests/unit/test_faults.py",
+    ),
+    Mutant(
         "a batch is taken without a healthy replica",
         "app/api/gate.py",
         "if model.healthy == 0:",
@@ -273,16 +280,30 @@ SUSPECTS = (
     Mutant(
         "a slow line is condemned for the slowness of others",
         "app/batch/suspects.py",
-        "return found + [Group([position], alone=True) for",
-        "return found + [Group([position], alone=False) for",
+        "found.append(Group([position], Beside.ONLINE if",
+        "found.append(Group([position], Beside.ANYTHING if",
         "tests/unit/test_suspects.py tests/unit/test_flow.py",
     ),
     Mutant(
         "suspects share the engine with other lines",
         "deployments/occupancy.py",
-        "return not ahead if ticket.alone else",
-        "return True if ticket.alone else",
+        "self.beside is Beside.ANYTHING or (",
+        "self.beside is not Beside.ONLINE or (",
         "tests/unit/test_occupancy.py",
+    ),
+    Mutant(
+        "a batch that was put off runs on",
+        "app/store/shards.py",
+        "                or_(batches.c.lease_until.is_(None), batches.c.lease_until < database_now()),\n",
+        "",
+        "tests/store/test_repairs.py",
+    ),
+    Mutant(
+        "a fault of one batch's shard ends the loops of all",
+        "app/batch/dispatch.py",
+        "            await self._put_off(claim)\n",
+        "            raise\n",
+        "tests/unit/test_damage.py",
     ),
     Mutant(
         "a batch that has spent its allowance goes on",

@@ -1,4 +1,4 @@
-"""Batches in which something is broken: results that cannot be read, steps that come to nothing."""
+"""Batches in which something is broken: results that cannot be read, steps that fail."""
 
 import pytest
 
@@ -91,14 +91,45 @@ async def test_results_that_are_lost_for_good_count_as_failed(store: Store) -> N
 async def test_a_batch_that_is_put_off_is_counted_and_does_not_hold_up_the_next(store: Store) -> None:
     await new_batch(store, "batch_1")
     await new_batch(store, "batch_2")
-    assert await store.put_off_batch(await new_claim(store), LEASE)
+    assert await store.put_off_batch(await new_claim(store), LEASE, fault=True)
     other = await new_claim(store)
     assert (other.batch.id, other.faults) == ("batch_2", 0)
     assert await store.claim_new_batch("validator", LEASE) is None
-    assert await store.put_off_batch(other, LAPSED)
+    assert await store.put_off_batch(other, LAPSED, fault=True)
     again = await new_claim(store)
     assert (again.batch.id, again.faults) == ("batch_2", 1)
-    assert not await store.put_off_batch(other, LEASE)
+    assert not await store.put_off_batch(other, LEASE, fault=True)
+    assert await store.put_off_batch(again, LAPSED, fault=False)
+    again = await new_claim(store)
+    assert (again.batch.id, again.faults) == ("batch_2", 1)
     assert await store.start_batch(again, MODEL, plans(1, 1))
     await store.record([draft(await a_claim(store), [0], finishes=True)])
     assert (await ended_claim(store)).faults == 0, "another step, from nought"
+
+
+async def test_shards_that_fail_together_are_one_fault_and_the_batch_waits_while_others_run(store: Store) -> None:
+    await running_batch(store, "batch_1", shards=2)
+    await running_batch(store, "batch_2")
+    first, second = await claims(store, limit=2)
+    asked = []
+
+    def pause(faults: int) -> float:
+        asked.append(faults)
+        return LEASE
+
+    assert await store.put_off_shards("batch_1", pause) == 1
+    assert await store.put_off_shards("batch_1", pause) == 0
+    assert asked == [1]
+    for claim in (first, second):
+        assert await store.release(claim)
+    left = await store.claim_shards("dispatcher", LEASE, MODEL, 9)
+    assert [claim.batch_id for claim in left] == ["batch_2"]
+
+
+async def test_a_batch_whose_pause_is_over_runs_again_and_counts_on(store: Store) -> None:
+    await running_batch(store)
+    assert await store.put_off_shards("batch_1", lambda _: LAPSED) == 1
+    assert await store.release(await a_claim(store))
+    assert await store.put_off_shards("batch_1", lambda _: LAPSED) == 2
+    await store.stop_batch("batch_1", {"code": "internal_error"})
+    assert await store.put_off_shards("batch_1", lambda _: LAPSED) == 0

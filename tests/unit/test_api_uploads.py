@@ -403,7 +403,7 @@ async def test_one_request_sent_twice_at_once_makes_one_file_and_one_object(
         *(client.post("/v1/files", content=form(PURPOSE, FILE), headers=headers) for _ in range(5))
     )
     assert len({answer.json()["id"] for answer in answers}) == 1
-    await Lifecycle(store, objects, settings, "me").sweep()
+    await Lifecycle(store, objects, settings, "me", capabilities=lambda model: None).sweep()
     assert len(list((tmp_path / "objects" / "files").iterdir())) == 1
 
 
@@ -428,7 +428,7 @@ async def test_an_upload_whose_row_never_became_true_is_swept_a_day_later(
     monkeypatch.setattr(store, "add_file", away)
     answer = await client.post("/v1/files", content=form(PURPOSE, FILE), headers=MULTIPART)
     assert answer.status_code == 503
-    lifecycle = Lifecycle(store, objects, settings, "me", clock)
+    lifecycle = Lifecycle(store, objects, settings, "me", clock, capabilities=lambda model: None)
     await lifecycle.sweep()
     assert not await nothing_is_left(client, settings.data), "it may still become true"
     clock.now += 86_401

@@ -1,4 +1,4 @@
-"""Results that cannot be read back, and batches that come to nothing: each is the batch's own affair."""
+"""Results that cannot be read back, and faults of Batchyard's own: each ends with the batch that it strikes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.batch import lifecycle, results
+from app.batch import dispatch, faults, lifecycle, results
+from app.batch.dispatch import Dispatcher
 from app.batch.lifecycle import Lifecycle
 from app.batch.recorder import Recorder, Result
 from app.batch.results import stream_results
@@ -56,7 +57,8 @@ class Told:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     told = Told()
-    monkeypatch.setattr(Lifecycle.__init__, "__defaults__", (*(Lifecycle.__init__.__defaults__ or ())[:-1], told))
+    for teller in (Lifecycle, Dispatcher):
+        monkeypatch.setattr(teller.__init__, "__defaults__", (*(teller.__init__.__defaults__ or ())[:-1], told))
     return told
 
 
@@ -145,12 +147,12 @@ async def test_a_store_that_damages_all_results_does_not_have_them_made_for_ever
         batch = await yard.finished(await yard.create(requests(4)))
     assert (batch.status, batch.completed, batch.failed) == ("failed", 0, 4)
     assert [error["error"]["code"] for error in await yard.lines(batch.error_file_id)] == 4 * ["result_lost"]
-    assert len(yard.engines.seen) == 4 * (1 + lifecycle.TRIES)
+    assert len(yard.engines.seen) == 4 * (1 + faults.TRIES)
 
 
 async def test_the_results_so_far_leave_out_what_cannot_be_read(yard: Yard) -> None:
     batch_id = await yard.create(requests(2))
-    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    await yard.lifecycle("me").validate_next()
     [claim] = await yard.store.claim_shards("me", 60, "tiny", 1)
     recorder = Recorder(yard.store, yard.objects)
     recorder.add(claim, [Result(0, b'{"n":0}\n', failed=False)])
@@ -196,7 +198,7 @@ async def test_a_batch_whose_results_all_got_there_in_the_end_has_not_failed(
     async def damaged_at_first(objects: Any, segment: Any) -> Any:
         nonlocal refused
         refused += 1
-        return await read(objects, segment) if refused > lifecycle.TRIES else None
+        return await read(objects, segment) if refused > faults.TRIES else None
 
     monkeypatch.setattr(results, "_lines_of", damaged_at_first)
     async with yard.dispatcher():
@@ -209,7 +211,7 @@ async def test_a_batch_whose_results_all_got_there_in_the_end_has_not_failed(
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(faults, "LONGEST_PAUSE_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("no_pauses")
@@ -245,8 +247,48 @@ async def test_a_machine_without_open_files_fails_no_batch(yard: Yard, monkeypat
     monkeypatch.setattr(lifecycle, "validate", without_files)
     batch_id = await yard.create(requests(4))
     with pytest.raises(MachineExhausted, match="Too many open files"):
-        await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+        await yard.lifecycle("me").validate_next()
     assert (await yard.batch(batch_id)).status == "validating"
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_a_batch_whose_shards_meet_a_bug_ends_with_what_was_answered_and_the_others_complete(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, told: Told
+) -> None:
+    parse_line = dispatch.parse_line
+
+    def broken(line: bytes) -> Any:
+        if b"bad" in line:
+            raise ZeroDivisionError
+        return parse_line(line)
+
+    monkeypatch.setattr(dispatch, "parse_line", broken)
+    async with yard.dispatcher():
+        bad = await yard.create(requests(4) + b"\n".join(request(f"bad-{number}") for number in range(12)))
+        good = await yard.create(requests(LINES))
+        assert (await yard.finished(good)).status == "completed"
+        batch = await yard.finished(bad)
+    assert (batch.status, batch.completed, batch.failed) == ("failed", 4, 12)
+    assert [error["code"] for error in batch.errors or []] == ["internal_error"]
+    assert set(told.kinds) == {"batch_fault"}
+
+
+async def test_a_machine_without_open_files_fails_no_batch_that_runs(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def without_files(line: bytes) -> Any:
+        tried.append(line)
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dispatch, "parse_line", without_files)
+        async with yard.dispatcher():
+            batch_id = await yard.create(requests(4))
+            await yard.until(batch_id, lambda _: len(tried) > faults.TRIES)
+            patched.undo()
+            assert (await yard.finished(batch_id)).completed == 4
 
 
 @pytest.mark.usefixtures("no_pauses")
@@ -294,7 +336,7 @@ async def test_what_is_retried_after_a_lost_answer_deletes_nothing_that_is_true(
 ) -> None:
     """The commit of a flush succeeds, its answer is lost, the lease passes on, and the old owner tries again."""
     batch_id = await yard.create(requests(2))
-    mine = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
+    mine = yard.lifecycle("me")
     await mine.validate_next()
     [claim] = await yard.store.claim_shards("me", -1, "tiny", 1)
     recorder = Recorder(yard.store, yard.objects)

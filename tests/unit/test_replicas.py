@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
+from app.batch.suspects import Beside
 from app.capabilities import Capabilities
 from app.errors import EngineLost, ReplicaGone
 from app.health import ModelHealth
@@ -69,7 +70,7 @@ class Handle:
 
     @property
     def answer_lines(self) -> Any:
-        def broken(endpoint: str, bodies: Any, alone: bool, replica: str) -> Stream:
+        def broken(endpoint: str, bodies: Any, beside: Beside, replica: str) -> Stream:
             stream = Stream()
             if self.entered:
                 stream.items.put_nowait([])
@@ -115,11 +116,11 @@ class Scene:
         self.handle.last(name).items.put_nowait(Heartbeat(8))
         await until(lambda: name in self.watch.replicas("tiny"))
 
-    async def loss(self, name: str, *, alone: bool = False) -> EngineLost:
+    async def loss(self, name: str, beside: Beside = Beside.ANYTHING) -> EngineLost:
         """What is raised to a dispatcher whose lines were sent to this replica."""
         engines = RayEngines(self.watch, {"tiny": self.handle}, Losses(self.watch, self._lives, "here", self._clock))
         with pytest.raises(EngineLost) as caught:
-            async for answers in engines.answers("tiny", name, "/v1/x", [b"{}"], alone=alone):
+            async for answers in engines.answers("tiny", name, "/v1/x", [b"{}"], beside=beside):
                 assert answers == [], "nothing was answered"
         return caught.value
 
@@ -325,24 +326,29 @@ async def test_a_model_that_was_healthy_is_not_starting() -> None:
 DIED = ActorDiedError()
 
 
+REFUSED = RayTaskError("answer_lines", "", ReplicaGone("refused")).as_instanceof_cause()
+
+
 @pytest.mark.parametrize(
-    ("error", "entered", "alone", "raised"),
+    ("error", "entered", "beside", "raised"),
     [
-        (ReplicaGone("refused"), False, False, ReplicaGone),
-        (RayTaskError("answer_lines", "", ReplicaGone("refused")).as_instanceof_cause(), False, False, ReplicaGone),
-        (DIED, False, False, EngineLost),
-        (DIED, True, False, EngineLost),
-        (DIED, True, True, EngineLost),
-        (DIED, False, True, ReplicaGone),
-        (RayTaskError("answer_lines", "", EngineLost("dead")).as_instanceof_cause(), True, False, EngineLost),
+        (ReplicaGone("refused"), False, Beside.ANYTHING, ReplicaGone),
+        (REFUSED, False, Beside.ANYTHING, ReplicaGone),
+        (DIED, False, Beside.ANYTHING, EngineLost),
+        (DIED, True, Beside.ANYTHING, EngineLost),
+        (DIED, True, Beside.NOTHING, EngineLost),
+        (DIED, True, Beside.ONLINE, EngineLost),
+        (DIED, False, Beside.NOTHING, ReplicaGone),
+        (DIED, False, Beside.ONLINE, ReplicaGone),
+        (RayTaskError("answer_lines", "", EngineLost("dead")).as_instanceof_cause(), True, Beside.ANYTHING, EngineLost),
     ],
 )
-async def test_lines_that_were_sent_have_a_part_in_the_loss_unless_they_were_refused_or_waited_to_be_alone(
-    error: Exception, entered: bool, alone: bool, raised: type[EngineLost]
+async def test_lines_that_were_sent_have_a_part_in_the_loss_unless_they_were_refused_or_waited_for_others(
+    error: Exception, entered: bool, beside: Beside, raised: type[EngineLost]
 ) -> None:
     async with running(Scene(), "a") as scene:
         scene.handle.run_error, scene.handle.entered = error, entered
-        assert type(await scene.loss("a", alone=alone)) is raised
+        assert type(await scene.loss("a", beside)) is raised
 
 
 async def test_a_replica_that_lost_lines_is_not_used_until_it_beats_again() -> None:

@@ -50,7 +50,7 @@ def test_a_hubs_name_stays_as_it_is() -> None:
     assert load(models=[{"id": "tiny", "source": "Qwen/Qwen3-0.6B"}]).models[0].source == "Qwen/Qwen3-0.6B"
 
 
-@pytest.mark.parametrize("source", ["/gone/model", "./gone", "../gone", "~/gone", "models/gone"])
+@pytest.mark.parametrize("source", ["/gone/model", "./gone", "../gone", "~/gone", "models/gone", "weights/chat/gone"])
 def test_a_folder_that_is_gone_is_no_hubs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     (tmp_path / "here/models").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")

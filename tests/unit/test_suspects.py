@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.batch.lifecycle import Lifecycle
-from app.batch.suspects import after_death, groups
+from app.batch.suspects import Beside, after_death, groups
 from tests.unit.waiting import until
 from tests.unit.yard import Yard, requests
 
@@ -50,10 +49,19 @@ def test_groups_hold_each_line_once(shard_lines: int, most_deaths: int, number: 
     found = groups(deaths, slow, shard_lines)
     assert sorted(position for group in found for position in group.positions) == sorted(deaths)
     for group in found:
-        assert group.alone is (
-            max(deaths[position] for position in group.positions) >= 2 or bool(slow & {*group.positions})
-        )
+        assert group.alone is (max(deaths[position] for position in group.positions) >= 2)
+        assert group.apart is (group.alone or bool(slow & {*group.positions}))
         assert not slow & {*group.positions} or len(group.positions) == 1
+
+
+def test_a_slow_line_runs_without_other_lines_and_lets_online_requests_go_on() -> None:
+    [others, slow] = groups({0: 0, 1: 0, 2: 1}, {1}, 128)
+    assert (others.positions, others.beside) == ([0, 2], Beside.ANYTHING)
+    assert (slow.positions, slow.beside) == ([1], Beside.ONLINE)
+
+
+def test_a_slow_line_that_may_have_killed_engines_as_well_has_the_engine_to_itself() -> None:
+    assert [group.beside for group in groups({0: 2}, {0}, 128)] == [Beside.NOTHING]
 
 
 def test_a_line_is_condemned_only_at_the_second_death_at_which_it_was_by_itself() -> None:
@@ -157,7 +165,7 @@ async def test_suspects_run_one_shard_in_a_replica_at_a_time_beside_the_others(y
         batch = await yard.finished(batch_id)
     assert (batch.status, batch.completed, batch.failed) == ("completed", 160, 0)
     assert len(set(yard.engines.seen)) == 160
-    assert not any(alone for _, _, alone in yard.engines.sent)
+    assert {beside for _, _, beside in yard.engines.sent} == {Beside.ANYTHING}
 
 
 async def given_back(yard: Yard, shards: int) -> bool:
@@ -194,15 +202,15 @@ async def test_a_batch_whose_engines_all_die_once_takes_at_most_twice_as_long(tm
 
 
 async def test_suspects_that_run_alone_let_others_have_a_turn(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.batch.dispatch.ALONE_SECONDS", 0.0)
+    monkeypatch.setattr("app.batch.dispatch.APART_SECONDS", 0.0)
     yard.engines.slots = 4
     batch_id = await yard.create(requests(48))
-    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    await yard.lifecycle("me").validate_next()
     [claim] = await yard.store.claim_shards("me", 60, "tiny", 1)
     await yard.store.release(claim, dict.fromkeys(range(8), 2))
     async with yard.dispatcher():
         batch = await yard.finished(batch_id)
     assert (batch.completed, batch.failed) == (48, 0)
-    alone = [index for index, (_, _, alone) in enumerate(yard.engines.sent) if alone]
+    alone = [index for index, (_, _, beside) in enumerate(yard.engines.sent) if beside is Beside.NOTHING]
     assert len(alone) == 8
     assert alone[-1] > 7, "others in between"

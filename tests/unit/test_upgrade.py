@@ -224,6 +224,22 @@ def test_vllms_arguments_are_where_engine_arguments_py_reads_them() -> None:
     assert set(argument_kinds() or {}) == taken
 
 
+def test_vllm_names_the_values_of_an_argument_where_engine_arguments_py_reads_them() -> None:
+    from typing import get_args
+
+    from vllm.config.cache import CacheDType
+    from vllm.config.lora import MaxLoRARanks
+    from vllm.config.model import ModelDType, RunnerOption
+
+    from deployments.local.engine_arguments import argument_kinds
+
+    kinds = argument_kinds() or {}
+    named = {"dtype": ModelDType, "kv_cache_dtype": CacheDType, "max_lora_rank": MaxLoRARanks, "runner": RunnerOption}
+    assert {name: kinds[name].choices for name in named} == {
+        name: [str(value) for value in get_args(literal)] for name, literal in named.items()
+    }
+
+
 def test_serves_config_has_the_keys_that_config_file_py_knows() -> None:
     from ray.serve import schema
 

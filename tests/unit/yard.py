@@ -11,17 +11,31 @@ from uuid import uuid4
 from app.batch.dispatch import Answer, Dispatcher, TimedOut
 from app.batch.lifecycle import Lifecycle
 from app.batch.loops import run_loops
+from app.batch.suspects import Beside
+from app.capabilities import Capabilities
 from app.errors import EngineLost, ReplicaGone, StoreUnavailable
 from app.objects import Objects
-from app.settings import Settings
+from app.settings import ENDPOINTS, Settings
 from app.store import Batch, File, Store, Usage
-from deployments.occupancy import Occupancy
+from deployments.occupancy import Call, Occupancy
 from tests.clocks import Clock
 from tests.unit.waiting import until
 
 MODEL = "tiny"
 ENDPOINT = "/v1/chat/completions"
 FINAL = ("completed", "failed", "expired", "cancelled")
+
+
+class _EveryName(frozenset[str]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def issuperset(self, names: object) -> bool:
+        return True
+
+
+EVERYTHING = Capabilities({endpoint: _EveryName() for endpoint in ENDPOINTS})
+"""Of an engine that ignores nothing."""
 
 
 class FakeReplicas:
@@ -36,9 +50,9 @@ class FakeReplicas:
         self.aborted = 0
         self.deaths = 0
         self.poison: Callable[[bytes], bool] = lambda body: False
-        self.too_slow: Callable[[bytes, bool], bool] = lambda body, alone: False
-        self.sent: list[tuple[str, int, bool]] = []
-        """Each call that was in an engine: its replica, its lines, and whether they were alone there."""
+        self.too_slow: Callable[[bytes, Beside], bool] = lambda body, beside: False
+        self.sent: list[tuple[str, int, Beside]] = []
+        """Each call that was in an engine: its replica, its lines, and what else might be there."""
         self.reply: Callable[[bytes], tuple[int, dict[str, Any]]] = lambda body: (200, {"echo": json.loads(body)})
         self.seconds = 0.0
         """That each call takes, however many run beside it."""
@@ -65,18 +79,18 @@ class FakeReplicas:
         self.alive.add(replica)
 
     async def answers(
-        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, alone: bool
+        self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, beside: Beside
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         killed = self._killed.setdefault(replica, asyncio.Event())
-        async with self._occupancy.setdefault(replica, Occupancy()).enter(alone=alone):
+        async with self._occupancy.setdefault(replica, Occupancy()).enter(Call.LINES, beside):
             if killed.is_set():
                 raise ReplicaGone("killed before the lines were in it")
-            self.sent.append((replica, len(bodies), alone))
-            async for some in self._answer_each(replica, bodies, killed, alone):
+            self.sent.append((replica, len(bodies), beside))
+            async for some in self._answer_each(replica, bodies, killed, beside):
                 yield some
 
     async def _answer_each(
-        self, replica: str, bodies: Sequence[bytes], killed: asyncio.Event, alone: bool
+        self, replica: str, bodies: Sequence[bytes], killed: asyncio.Event, beside: Beside
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         self.in_flight += len(bodies)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -91,7 +105,7 @@ class FakeReplicas:
                     self.kill(replica)
                     self.restart(replica)
                     raise EngineLost("killed by a line")
-                if self.too_slow(body, alone):
+                if self.too_slow(body, beside):
                     yield [TimedOut(position)]
                     continue
                 self.seen.append(body)
@@ -142,6 +156,8 @@ class Yard:
         self.store = Store.open(self.settings.database_url, self.clock)
         self.objects = Objects(self.settings.objects_url)
         self.engines = FakeReplicas()
+        self.capabilities: Capabilities | None = EVERYTHING
+        """What the dispatchers have heard of the engines."""
 
     @asynccontextmanager
     async def dispatcher(self) -> AsyncIterator[Dispatcher]:
@@ -149,7 +165,7 @@ class Yard:
         owner = uuid4().hex
         store: Any = MortalStore(self.store)
         dispatcher = Dispatcher(store, self.objects, self.engines, self.settings, owner)
-        lifecycle = Lifecycle(store, self.objects, self.settings, owner, self.clock)
+        lifecycle = self.lifecycle(owner, store)
         loops = asyncio.create_task(run_loops(dispatcher, lifecycle, self.settings.dispatch))
         try:
             yield dispatcher
@@ -161,6 +177,16 @@ class Yard:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
+
+    def lifecycle(self, owner: str, store: Any = None) -> Lifecycle:
+        return Lifecycle(
+            store or self.store,
+            self.objects,
+            self.settings,
+            owner,
+            self.clock,
+            capabilities=lambda model: self.capabilities,
+        )
 
     async def upload(self, data: bytes) -> File:
         file_id = f"file-{uuid4().hex[:24]}"
