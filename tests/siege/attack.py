@@ -6,6 +6,7 @@ Standard library only: the attacker shares two cores with whom it attacks, and i
 import asyncio
 import contextlib
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
@@ -24,6 +25,7 @@ BOUNDARY = "----siege"
 FINAL = ("completed", "failed", "expired", "cancelled")
 POLL_SECONDS = 0.25
 
+HEAD_END = b"\r\n\r\n"
 READ_BYTES = 256 * 1024
 KEPT_BYTES = 1024 * 1024
 """Of an answer the rest is counted and dropped."""
@@ -226,15 +228,22 @@ async def _send(writer: asyncio.StreamWriter, parts: Sequence[bytes | Iterable[b
 
 
 async def _read_into(answer: Answer, reader: asyncio.StreamReader) -> None:
-    """Until the server closes the connection."""
+    """Until the answer has its length, or the server closes the connection."""
+    length: int | None = None
     async for data in _chunks(reader):
-        room = KEPT_BYTES - len(answer.head) - len(answer.body)
         answer.size += len(data)
-        if b"\r\n\r\n" in answer.head:
-            answer.body += data[:room]
-        else:
-            head, end, body = (answer.head + data).partition(b"\r\n\r\n")
-            answer.head, answer.body = head + end, body
+        if not answer.head.endswith(HEAD_END):
+            head, end, data = (answer.head + data).partition(HEAD_END)
+            answer.head = head + end
+            length = _length(answer.head)
+        answer.body += data[: KEPT_BYTES - len(answer.body)]
+        if answer.head.endswith(HEAD_END) and length is not None and answer.size >= len(answer.head) + length:
+            return
+
+
+def _length(head: bytes) -> int | None:
+    found = re.search(rb"\r\ncontent-length: *(\d+)\r\n", head, re.IGNORECASE)
+    return int(found[1]) if found else None
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
