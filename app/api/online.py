@@ -20,6 +20,7 @@ from app.api.streams import PartsResponse, closing
 from app.capabilities import Capabilities, CapabilitiesOf, lacking
 from app.errors import EngineLost
 from app.health import Health
+from app.media import media_fault
 from app.members import misnamed
 from app.settings import ENDPOINTS, Settings
 
@@ -69,6 +70,7 @@ class Online:
     ) -> None:
         self._limits = settings.limits
         self._served = settings.served
+        self._media = {model.id: model.allowed_media_domains for model in settings.models}
         self._health = health
         self._engines = engines
         self._capabilities = capabilities
@@ -81,6 +83,7 @@ class Online:
         wanted = json_object(body)
         model = self._model_of(wanted)
         _check_asked(path, wanted, self._capabilities(model))
+        _check_media(wanted, self._media[model])
         answer = await self._engines.call(model, path, body, _for_engine(request))
         parts = answer.body
         if _is_event_stream(answer.headers):
@@ -113,6 +116,12 @@ def _check_asked(path: str, body: dict[str, Any], capabilities: Capabilities | N
     if (wrong := misnamed(path, body, known)) is not None:
         name, message = wrong
         raise bad_request(message, name, "unsupported_parameter")
+
+
+def _check_media(body: dict[str, Any], allowed: Sequence[str]) -> None:
+    if (fault := media_fault(body, allowed)) is not None:
+        place, message = fault
+        raise bad_request(message, place, "media_url_not_allowed")
 
 
 def _for_engine(request: Request) -> Headers:
