@@ -30,7 +30,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory, sentry: SentryReceiver) -> It
     environment = {"BATCHYARD_REPLICAS": "2", "BATCHYARD_RESTARTS_PER_HOUR": "0", "BATCHYARD_API_KEYS": KEY}
     environment["BATCHYARD_HOST"] = "0.0.0.0"
     pair = Server(tmp_path_factory.mktemp("pair") / "data", SENTRY_DSN=sentry.dsn, **environment)
-    pair.client.api_key = KEY
     for running_pair in running(pair):
         running_pair.until(lambda: pair.health()["status"] == "healthy", 120)
         yield running_pair
