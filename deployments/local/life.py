@@ -1,7 +1,7 @@
 """Whether the local cluster lives. Nothing here waits where clients do, so that their load never looks like a hang.
 
 What ends is noticed elsewhere, at once (`cluster.py`). What hangs: a raylet, which the GCS takes for dead after 35 to
-50 s; the GCS, which then says nothing. And Serve's proxy may be gone for good: then nobody listens.
+70 s; the GCS, which then says nothing. And Serve's proxy may be gone for good: then nobody listens.
 """
 
 import socket
@@ -16,14 +16,17 @@ LOOK_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
 
 BAD_LOOKS = 6
-"""So many in a row, and the cluster is dead. Proxy and controller, when they die, are back in half that time."""
+"""So many in a row of silence, and the cluster is dead. Proxy and controller, when they die, are back in half of it."""
 
 
 def why_dead(address: tuple[str, int], stopping: threading.Event) -> str | None:
     """Returns once the cluster that serves on `address` counts as dead, and why; or None, once `stopping` is set."""
     bad, was_up = 0, False
     while not stopping.wait(LOOK_SECONDS):
-        fault = _fault(address)
+        node_lives = _soon(node_is_alive)
+        if node_lives is False:  # for good: a node that was taken for dead is never taken back
+            return "Ray's GCS takes this node for dead: its raylet hangs"
+        fault = "Ray's GCS does not answer" if node_lives is None else _unheard(address)
         was_up = was_up or fault is None
         bad = bad + 1 if fault and was_up else 0
         if bad == BAD_LOOKS:
@@ -31,12 +34,7 @@ def why_dead(address: tuple[str, int], stopping: threading.Event) -> str | None:
     return None
 
 
-def _fault(address: tuple[str, int]) -> str | None:
-    node_lives = _soon(node_is_alive)
-    if node_lives is None:
-        return "Ray's GCS does not answer"
-    if not node_lives:
-        return "Ray's GCS takes this node for dead: its raylet hangs"
+def _unheard(address: tuple[str, int]) -> str | None:
     return None if somebody_listens(address) else "nobody listens where Ray Serve's proxy should"
 
 
