@@ -4,7 +4,7 @@ Everything here that reaches below the public surface of Ray Serve LLM and vLLM 
 handler in the state of vLLM's HTTP app) is in this file; tests/unit/test_upgrade.py says when an upgrade broke it.
 """
 
-from deployments import priority  # noqa: F401  # first of all: it acts on import
+from deployments import fail_fast, priority  # noqa: F401  # first of all: they act on import
 
 # isort: split
 import asyncio
@@ -32,6 +32,7 @@ from deployments.messages import Heartbeat, HttpStart
 from deployments.occupancy import Call, Occupancy
 from deployments.pulse import Pulse
 from deployments.restarts import Brakes
+from deployments.short_refusals import shorten_refusals
 
 COALESCE_SECONDS = 0.3
 """Answers of a call are sent on together for this long: a message through Ray costs as much CPU as some lines."""
@@ -72,6 +73,7 @@ class BatchEngine(LLMServer):
     async def _start(self, llm_config: Any) -> None:
         # A folder needs no download; asking costs a worker process that imports vLLM, 10 s of each start.
         llm_config.get_or_create_callback().ctx.run_init_node = not _is_folder(llm_config)
+        shorten_refusals()
         await super().__init__(llm_config, engine_cls=_with_lean_executor(self._get_default_engine_class()))
         self._app = await self.__serve_build_asgi_app__()
         self._client = self._app.state.engine_client

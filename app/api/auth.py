@@ -40,9 +40,9 @@ class RequireKey:
 
     def _refusal(self, authorization: str) -> ApiError | None:
         scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        if scheme.lower() != "bearer" or not key.strip(" \t"):
             return _unauthorized(NO_KEY)
-        given = key.strip().encode("latin-1")  # as the bytes came
+        given = key.strip(" \t").encode("latin-1")  # as the bytes came, without the white space of HTTP
         # Every key is compared, in constant time, so that the time tells nothing of them.
         if not any([hmac.compare_digest(given, known) for known in self._keys]):
             return _unauthorized(NO_KEY if given.lower() in PLACEHOLDERS else "Incorrect API key provided.")

@@ -9,7 +9,8 @@ from app.batch.file_kind import HEAD_BYTES, not_json_lines
 from app.batch.lines import Line, LineError, LineFault, RawLine, quoted, read_line, split_lines
 from app.batch.warnings import Warnings
 from app.capabilities import Capabilities, CapabilitiesOf, lacking
-from app.errors import CapabilitiesUnknown
+from app.errors import CapabilitiesUnknown, RequestRefused
+from app.limits import check_request, check_text
 from app.members import misnamed, unknown
 from app.settings import Settings
 from app.store import ShardPlan
@@ -94,6 +95,7 @@ class ShardCutter:
 class _Reader:
     def __init__(self, endpoint: str, settings: Settings, capabilities: CapabilitiesOf) -> None:
         self._endpoint, self._served, self._limits = endpoint, settings.served, settings.limits
+        self._requests = settings.requests
         self._capabilities_of = capabilities
         self._capabilities: Capabilities | None = None
         self._unknown_is_a_fault = settings.unknown_parameters == "fault"
@@ -121,8 +123,12 @@ class _Reader:
             line, body = self._parsed(raw)
             self._check(line, body)
             self._check_members(raw.number, body)
+            check_request(self._endpoint, body, self._requests)
         except LineError as error:
             self._fault(error.at(raw.number))
+        except RequestRefused as refused:
+            param = "body" if refused.param is None else f"body.{refused.param}"
+            self._fault(LineFault(refused.code, str(refused), param, raw.number))
 
     def faults(self) -> list[LineFault]:
         if not self._lines:
@@ -145,6 +151,7 @@ class _Reader:
             raise LineError(
                 "line_too_large", f"This line has {raw.length} bytes; at most {self._limits.line_bytes} are allowed."
             )
+        check_text(raw.data, self._requests)
         return read_line(raw.data)
 
     def _check(self, line: Line, body: dict[str, Any]) -> None:
