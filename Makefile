@@ -9,6 +9,8 @@ TESTS ?=
 BENCH_ARGS ?=
 # Such as CHAOS_ARGS="--only kill-engine power"; --list names the rows.
 CHAOS_ARGS ?=
+# Such as SIEGE_ARGS="--only slow-headers"; --list names the rows.
+SIEGE_ARGS ?=
 MINUTES ?= 60
 SINCE ?=
 # Where PyTorch's CPU wheel comes from if pip's own sources lack it.
@@ -48,7 +50,7 @@ MODELS_examples/two-models.yaml := models/SmolLM2-135M-Instruct models/all-MiniL
 .DELETE_ON_ERROR:
 # Two pips must not write into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help install install-gpu models demo serve test mutants lint bench chaos soak lock clean
+.PHONY: help install install-gpu models demo serve test mutants lint bench chaos siege soak lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -83,6 +85,9 @@ bench: $(APP) models/tiny ## compare lines per second with `vllm run-batch`
 
 chaos: $(APP) models/tiny models/SmolLM2-135M-Instruct ## kill everything and count the lines (CHAOS_ARGS="--only kill-engine" for a part)
 	@exec $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+siege: $(APP) models/tiny ## attack with an honest client beside (SIEGE_ARGS="--only slow-headers" for a part)
+	@exec $(BIN)/python -m tests.siege $(SIEGE_ARGS)
 
 soak: $(APP) models/tiny ## an hour under load with a kill each 5 minutes (MINUTES=60)
 	@exec $(BIN)/python -m tests.chaos.soak --minutes $(MINUTES)

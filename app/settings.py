@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from app import api_keys
 from app.cpu_dtype import fast_dtype
 from app.cpu_replicas import GIB, Choice, Engine, Machine, choose_replicas, weights_bytes
 from app.errors import ConfigFault, SettingsError
@@ -24,8 +25,14 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/r
 
 NotEmpty = Annotated[str, Field(min_length=1)]
 
+KeyDigest = Annotated[NotEmpty, AfterValidator(api_keys.as_digest)]
+"""Whoever has the settings has no key."""
+
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 """As browsers send it: scheme, host and a port other than the scheme's own; no path, not even a slash."""
+
+
+MediaHost = Annotated[str, Field(pattern=r"^(\*|[a-z0-9._-]+)$")]
 
 
 class _Frozen(BaseModel):
@@ -74,6 +81,12 @@ class ModelSettings(_Frozen):
         "than its slots where a shard is larger.",
     )
 
+    allowed_media_domains: tuple[MediaHost, ...] = Field(
+        default=(),
+        description="Hosts, in small letters, from which images, sounds and videos are fetched that a request names by "
+        "URL; '*': all. Empty: none, and requests carry media themselves, as data: URLs. Never a host whose address is "
+        "not on the public internet, never a file.",
+    )
     hang_seconds: float = Field(
         default=30.0,
         ge=5,
@@ -84,6 +97,20 @@ class ModelSettings(_Frozen):
         ge=5,
         description="A core answers between two steps. One that works without an answer is slow for this long, then it "
         "hangs as well. Over 35 s were seen (100 prompts in bfloat16 on one core without instructions for it).",
+    )
+    front_end_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        description="One step of vLLM's front end (to validate a request, render its template, build its answer) that "
+        "takes longer than this will not end soon: the replica is replaced, and the lines in it are suspects. "
+        "Meanwhile nobody else is answered by it.",
+    )
+    front_end_gb: float = Field(
+        default=8.0,
+        gt=0,
+        description="GiB by which the process of vLLM's front end may grow over what it has when the model is loaded; "
+        "beyond it the replica is replaced. vLLM keeps up to 4 there of images (mm_processor_cache_gb). The core has a "
+        "measure of its own, its cache; an engine that has grown by over 1 GiB is replaced before the machine is full.",
     )
     line_seconds: float = Field(
         default=7200.0,
@@ -105,6 +132,11 @@ class ModelSettings(_Frozen):
     def replicas_reason(self) -> str | None:
         """Why `replicas` is what it is, where it was chosen and not set."""
         return self._replicas_reason
+
+    @property
+    def silence_seconds(self) -> float:
+        """A replica that works may be silent for so long: its core, or its front end where that holds Python's lock."""
+        return max(self.hang_seconds, self.front_end_seconds)
 
     @property
     def devices(self) -> int:
@@ -133,10 +165,13 @@ class ModelSettings(_Frozen):
             "served_model_name": "id",
             "max_num_seqs": "max_num_seqs",
             "lora_modules": "adapters",
+            "allowed_media_domains": "allowed_media_domains",
         }
         for key, field in elsewhere.items():
             if key in self.engine:
                 raise ValueError(f"engine.{key} must not be set; set {field} of the model instead")
+        if self.engine.get("allowed_local_media_path"):
+            raise ValueError("engine.allowed_local_media_path must not be set; requests could read files there")
         if self.device == "cpu" and self.adapters and "max_loras" in self.engine:
             raise ValueError("engine.max_loras must not be set on a CPU; it is one more than there are adapters")
         return self
@@ -159,7 +194,15 @@ class Limits(_Frozen):
         description="Lines of all unfinished batches together; above it POST /v1/batches answers 429.",
     )
     uploads_at_once: int = Field(
-        default=8, ge=1, description="Uploads read at one time by a gateway; more wait. Bounds disk writes, not users."
+        default=32,
+        ge=1,
+        description="Uploads read at one time by a gateway; more get 503 before their body is read. Each takes about "
+        "2 MB of memory, and its size on the disk of `data`.",
+    )
+    requests_at_once: int = Field(
+        default=1000,
+        ge=1,
+        description="Requests that a gateway works on at one time; more get 503. Probes and /metrics do not count.",
     )
 
     @model_validator(mode="after")
@@ -313,10 +356,11 @@ class Settings(_Frozen):
         description="Members of a line's body that the engine ignores: warn counts them on the batch object, fault "
         "refuses the file.",
     )
-    api_keys: tuple[str, ...] = Field(
+    api_keys: tuple[KeyDigest, ...] = Field(
         default=(),
         repr=False,
-        description="Bearer keys that are let in; empty: everybody (loopback only under make serve).",
+        description="Bearer keys that are let in, or their digests (`sha256:` and 64 hexadecimal digits); the digests "
+        "alone are kept. Empty: everybody (loopback only).",
     )
     cors_origins: tuple[Origin, ...] = Field(
         default=(),
@@ -383,7 +427,7 @@ class Settings(_Frozen):
         merged = dict(args)
         if data := environ.get("BATCHYARD_DATA"):
             merged["data"] = data
-        if keys := environ.get("BATCHYARD_API_KEYS"):
+        if keys := environ.get(api_keys.VARIABLE):
             merged["api_keys"] = [key.strip() for key in keys.split(",") if key.strip()]
         if restarts := environ.get("BATCHYARD_RESTARTS_PER_HOUR"):
             merged["restarts_per_hour"] = restarts

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from app.api.envelope import envelope as envelope_of
+from app.store import Usage
 from deployments.messages import HttpStart
 
 KINDS = {
@@ -93,6 +94,20 @@ def _with_our_words(content: bytes) -> bytes:
     except (KeyError, TypeError, AttributeError):  # no envelope: it goes out as it is
         return content
     return json.dumps(answer).encode()
+
+
+def usage_of(usage: dict[str, Any] | None) -> Usage:
+    """vLLM's usage of one answer (chat, completion, embedding or responses) in the terms of the batch object."""
+    if not usage:
+        return Usage()
+    prompt_details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    output_details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
+    return Usage(
+        input_tokens=usage.get("prompt_tokens") or usage.get("input_tokens") or 0,
+        cached_tokens=prompt_details.get("cached_tokens") or 0,
+        output_tokens=usage.get("completion_tokens") or usage.get("output_tokens") or 0,
+        reasoning_tokens=output_details.get("reasoning_tokens") or 0,
+    )
 
 
 def envelope(status: int, message: str) -> bytes:

@@ -21,6 +21,7 @@ from app.capabilities import Capabilities, CapabilitiesOf, lacking
 from app.errors import EngineLost
 from app.health import Health
 from app.limits import check_request, check_text
+from app.media import media_fault
 from app.members import misnamed
 from app.settings import ENDPOINTS, Settings
 
@@ -71,6 +72,7 @@ class Online:
         self._limits = settings.limits
         self._requests = settings.requests
         self._served = settings.served
+        self._media = {model.id: model.allowed_media_domains for model in settings.models}
         self._health = health
         self._engines = engines
         self._capabilities = capabilities
@@ -95,6 +97,7 @@ class Online:
         model = self._model_of(wanted)
         _check_asked(path, wanted, self._capabilities(model))
         check_request(path, wanted, self._requests)
+        _check_media(wanted, self._media[model])
         return model
 
     def _model_of(self, body: dict[str, Any]) -> str:
@@ -122,6 +125,12 @@ def _check_asked(path: str, body: dict[str, Any], capabilities: Capabilities | N
     if (wrong := misnamed(path, body, known)) is not None:
         name, message = wrong
         raise bad_request(message, name, "unsupported_parameter")
+
+
+def _check_media(body: dict[str, Any], allowed: Sequence[str]) -> None:
+    if (fault := media_fault(body, allowed)) is not None:
+        place, message = fault
+        raise bad_request(message, place, "media_url_not_allowed")
 
 
 def _for_engine(request: Request) -> Headers:

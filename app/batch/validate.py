@@ -11,6 +11,7 @@ from app.batch.warnings import Warnings
 from app.capabilities import Capabilities, CapabilitiesOf, lacking
 from app.errors import CapabilitiesUnknown, RequestRefused
 from app.limits import check_request, check_text
+from app.media import media_fault
 from app.members import misnamed, unknown
 from app.settings import Settings
 from app.store import ShardPlan
@@ -96,6 +97,7 @@ class _Reader:
     def __init__(self, endpoint: str, settings: Settings, capabilities: CapabilitiesOf) -> None:
         self._endpoint, self._served, self._limits = endpoint, settings.served, settings.limits
         self._requests = settings.requests
+        self._media = {model.id: model.allowed_media_domains for model in settings.models}
         self._capabilities_of = capabilities
         self._capabilities: Capabilities | None = None
         self._unknown_is_a_fault = settings.unknown_parameters == "fault"
@@ -124,6 +126,7 @@ class _Reader:
             self._check(line, body)
             self._check_members(raw.number, body)
             check_request(self._endpoint, body, self._requests)
+            self._check_media(body)
         except LineError as error:
             self._fault(error.at(raw.number))
         except RequestRefused as refused:
@@ -201,6 +204,11 @@ class _Reader:
         if self._endpoint not in self._capabilities.members:
             message = lacking(name, self._endpoint, self._capabilities)
             self.refused = LineFault("endpoint_not_supported", message, "endpoint")
+
+    def _check_media(self, body: dict[str, Any]) -> None:
+        if (fault := media_fault(body, self._media[self.model or ""])) is not None:
+            place, message = fault
+            raise LineError("media_url_not_allowed", message, f"body.{place}")
 
     def _check_members(self, number: int, body: dict[str, Any]) -> None:
         known = None if self._capabilities is None else self._capabilities.members.get(self._endpoint)

@@ -24,7 +24,7 @@ def check_tree(body: dict[str, Any], limits: RequestLimits) -> None:
 def containers_in(level: Iterable[Any]) -> list[Any]:
     """The objects and arrays that are directly in these."""
     inside = (each.values() if type(each) is dict else each for each in level)
-    # Most lists hold none, and the tokens of a prompt may be a million: that is found out without a step of Python each.
+    # Most lists hold none, and a prompt may be a million tokens: this asks without a step of Python for each.
     held = (values for values in inside if not _CONTAINERS.isdisjoint(map(type, values)))
     return [value for values in held for value in values if type(value) in _CONTAINERS]
 

@@ -177,8 +177,9 @@ starts = Table(
     Column("starter", String(64)),
     Column("deploy", String(64)),
     Column("at", Float, nullable=False),
-    # Why the start failed, where it is known.
+    # Why the start failed, or why the replica ended later, where it is known; and when.
     Column("failure", String),
+    Column("failed_at", Float),
     CheckConstraint("kind IN ('planned', 'unplanned', 'excused', 'reset')", name="kind"),
     Index(None, "subject", "seq"),
     Index(None, "starter"),

@@ -56,7 +56,7 @@ class ConfigFile:
     """`content` has one application; what stands in its `args` is for `Settings` to judge."""
 
     path: Path
-    content: dict[str, Any]
+    content: dict[str, Any] = field(repr=False)  # it may hold keys
     lines: dict[Place, int] = field(repr=False)
     """Where each value stands, from 1."""
 
