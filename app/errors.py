@@ -33,6 +33,17 @@ class MachineExhausted(BatchyardError):
     """The machine refused what the work needs: open files, memory, a thread."""
 
 
+class RequestRefused(BatchyardError):
+    """A request that no engine is asked to answer: it is over a limit, or has not the shape that an engine takes.
+
+    `param`: the path of what is refused, from the body on; None: the body itself.
+    """
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.param = code, param
+
+
 class StoreUnavailable(BatchyardError):
     """The ledger's database did not take the statement: locked, away, full or read-only."""
 

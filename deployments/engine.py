@@ -4,7 +4,7 @@ vLLM's front end runs in a thread of its own (`front_end.py`). What is here runs
 and nothing of it takes long.
 """
 
-from deployments import priority  # first of all: it acts on import
+from deployments import fail_fast, priority  # noqa: F401  # first of all: they act on import
 
 # isort: split
 import asyncio
@@ -37,6 +37,7 @@ from deployments.messages import CoreDeath, Heartbeat, HttpStart
 from deployments.occupancy import Call, Occupancy
 from deployments.pulse import Pulse
 from deployments.restarts import Brakes
+from deployments.short_refusals import shorten_refusals
 from deployments.vllm_http import post
 
 log = structlog.get_logger()
@@ -82,6 +83,7 @@ class BatchEngine(LLMServer):
         """In the front end's thread, as all that vLLM does from then on."""
         # A folder needs no download; asking costs a worker process that imports vLLM, 10 s of each start.
         llm_config.get_or_create_callback().ctx.run_init_node = not _is_folder(llm_config)
+        shorten_refusals()
         await super().__init__(llm_config, engine_cls=with_lean_executor(self._get_default_engine_class()))
         self._app = await self.__serve_build_asgi_app__()
         self._client = self._app.state.engine_client

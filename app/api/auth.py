@@ -41,9 +41,9 @@ class RequireKey(HttpMiddleware):
 
     def _refusal(self, authorization: str) -> ApiError | None:
         scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        if scheme.lower() != "bearer" or not key.strip(" \t"):
             return _unauthorized(NO_KEY)
-        given = key.strip().encode("latin-1")  # as the bytes came
+        given = key.strip(" \t").encode("latin-1")  # as the bytes came, without the white space of HTTP
         if not is_known(given, self._digests):
             return _unauthorized(NO_KEY if given.lower() in PLACEHOLDERS else "Incorrect API key provided.")
         return None

@@ -10,7 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.envelope import envelope
-from app.errors import BatchyardError, EngineLost, ObjectMissing, ObjectsUnavailable, StoreUnavailable
+from app.errors import (
+    BatchyardError,
+    EngineLost,
+    ObjectMissing,
+    ObjectsUnavailable,
+    RequestRefused,
+    StoreUnavailable,
+)
 from app.store import IdempotencyConflict, QueueFull
 
 log = structlog.get_logger()
@@ -112,6 +119,7 @@ ANSWERS: dict[type[BatchyardError], Callable[[Any], ApiError]] = {
     StoreUnavailable: lambda error: unavailable(_first_line(error), "store_unavailable"),
     ObjectsUnavailable: lambda error: unavailable(_first_line(error), "objects_unavailable"),
     ObjectMissing: lambda error: ApiError(404, "The content of this file is gone.", code="object_missing"),
+    RequestRefused: lambda error: bad_request(str(error), error.param, error.code),
     EngineLost: lambda error: unavailable(
         "The engine was lost while it worked on this request. Please try again.", "engine_lost"
     ),

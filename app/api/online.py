@@ -20,6 +20,7 @@ from app.api.streams import PartsResponse, closing
 from app.capabilities import Capabilities, CapabilitiesOf, lacking
 from app.errors import EngineLost
 from app.health import Health
+from app.limits import check_request, check_text
 from app.media import media_fault
 from app.members import misnamed
 from app.settings import ENDPOINTS, Settings
@@ -69,6 +70,7 @@ class Online:
         self, settings: Settings, health: Health, engines: OnlineEngines, capabilities: CapabilitiesOf
     ) -> None:
         self._limits = settings.limits
+        self._requests = settings.requests
         self._served = settings.served
         self._media = {model.id: model.allowed_media_domains for model in settings.models}
         self._health = health
@@ -80,16 +82,23 @@ class Online:
 
     async def call(self, path: str, request: Request) -> Response:
         body = await read_body(request, self._limits.line_bytes, "limits.line_bytes")
-        wanted = json_object(body)
-        model = self._model_of(wanted)
-        _check_asked(path, wanted, self._capabilities(model))
-        _check_media(wanted, self._media[model])
+        model = self._checked(path, body)
         answer = await self._engines.call(model, path, body, _for_engine(request))
         parts = answer.body
         if _is_event_stream(answer.headers):
             parts = _ending_with_error(parts, request_id(request))
         headers = {name: value for name, value in answer.headers if _for_client(name.lower())}
         return await PartsResponse.start(parts, status=answer.status, headers=headers)
+
+    def _checked(self, path: str, body: bytes) -> str:
+        """The model that is to answer. Raises ApiError, RequestRefused. The parsed body does not outlive this."""
+        check_text(body, self._requests)
+        wanted = json_object(body)
+        model = self._model_of(wanted)
+        _check_asked(path, wanted, self._capabilities(model))
+        check_request(path, wanted, self._requests)
+        _check_media(wanted, self._media[model])
+        return model
 
     def _model_of(self, body: dict[str, Any]) -> str:
         """The model that answers for the name in the body, and can do so now. Raises ApiError."""

@@ -9,7 +9,8 @@ from app.batch.file_kind import HEAD_BYTES, not_json_lines
 from app.batch.lines import Line, LineError, LineFault, RawLine, quoted, read_line, split_lines
 from app.batch.warnings import Warnings
 from app.capabilities import Capabilities, CapabilitiesOf, lacking
-from app.errors import CapabilitiesUnknown
+from app.errors import CapabilitiesUnknown, RequestRefused
+from app.limits import check_request, check_text
 from app.media import media_fault
 from app.members import misnamed, unknown
 from app.settings import Settings
@@ -95,6 +96,7 @@ class ShardCutter:
 class _Reader:
     def __init__(self, endpoint: str, settings: Settings, capabilities: CapabilitiesOf) -> None:
         self._endpoint, self._served, self._limits = endpoint, settings.served, settings.limits
+        self._requests = settings.requests
         self._media = {model.id: model.allowed_media_domains for model in settings.models}
         self._capabilities_of = capabilities
         self._capabilities: Capabilities | None = None
@@ -123,9 +125,13 @@ class _Reader:
             line, body = self._parsed(raw)
             self._check(line, body)
             self._check_members(raw.number, body)
+            check_request(self._endpoint, body, self._requests)
             self._check_media(body)
         except LineError as error:
             self._fault(error.at(raw.number))
+        except RequestRefused as refused:
+            param = "body" if refused.param is None else f"body.{refused.param}"
+            self._fault(LineFault(refused.code, str(refused), param, raw.number))
 
     def faults(self) -> list[LineFault]:
         if not self._lines:
@@ -148,6 +154,7 @@ class _Reader:
             raise LineError(
                 "line_too_large", f"This line has {raw.length} bytes; at most {self._limits.line_bytes} are allowed."
             )
+        check_text(raw.data, self._requests)
         return read_line(raw.data)
 
     def _check(self, line: Line, body: dict[str, Any]) -> None:

@@ -339,4 +339,28 @@ SUSPECTS = (
     ),
 )
 
-MUTANTS = (*FENCES, *RESULTS, *DAMAGE, *GATE, *BRAKES, *SUSPECTS, *DOORS)
+LIMITS = (
+    Mutant(
+        "what is over a limit passes",
+        "app/limits/refusal.py",
+        "    if asked > limit:\n",
+        "    if asked > 2 * limit:\n",
+        "tests/unit/test_limits.py",
+    ),
+    Mutant(
+        "a wrong item of a request reaches vLLM",
+        "app/limits/items.py",
+        "        if not any(isinstance(item.get(each), str) for each in named):\n",
+        "        if False:\n",
+        "tests/unit/test_limits.py",
+    ),
+    Mutant(
+        "an engine's error is as long as it likes",
+        "deployments/answers.py",
+        "    if len(content) <= ERROR_BYTES:\n        return content\n",
+        "    if content:\n        return content\n",
+        "tests/unit/test_answers.py",
+    ),
+)
+
+MUTANTS = (*FENCES, *RESULTS, *DAMAGE, *GATE, *BRAKES, *SUSPECTS, *DOORS, *LIMITS)

@@ -281,6 +281,30 @@ def test_serves_config_has_the_keys_that_config_file_py_knows() -> None:
     assert set(APPLICATION_KEYS) == set(schema.ServeApplicationSchema.model_fields)
 
 
+def test_vllm_stops_at_the_first_wrong_item_where_fail_fast_py_makes_it() -> None:
+    """fail_fast.py: pydantic makes each schema of a list by the function that it replaces, before vLLM is imported."""
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic_core import core_schema
+
+    import deployments.fail_fast
+
+    assert core_schema.list_schema is deployments.fail_fast._fail_fast_list_schema
+    with pytest.raises(ValidationError) as wrong:
+        TypeAdapter(list[list[int]]).validate_python([["x"] * 9] * 9)
+    assert wrong.value.error_count() == 1
+
+
+def test_vllm_words_its_refusals_where_short_refusals_py_steps_in() -> None:
+    from vllm.entrypoints.serve.exception_handling import error_response, register
+    from vllm.entrypoints.serve.exception_handling.handlers import validation
+
+    for module in (error_response, validation):
+        assert callable(module.sanitize_message)
+    assert callable(register.validation_exception_handler)
+    assert "validation_exception_handler" in inspect.getsource(register.init_exception_handler)
+    assert "sanitize_message(message)" in inspect.getsource(error_response.create_error_response)
+
+
 def test_ray_keeps_to_loopback_by_the_switch_that_server_py_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray._private import ray_constants, services
 
