@@ -36,6 +36,7 @@ from deployments.line_answers import LineAnswers
 from deployments.messages import CoreDeath, Heartbeat, HttpStart
 from deployments.occupancy import Call, Occupancy
 from deployments.pulse import Pulse
+from deployments.replica_port import keep_to_loopback
 from deployments.restarts import Brakes
 from deployments.short_refusals import shorten_refusals
 from deployments.vllm_http import post
@@ -63,6 +64,7 @@ class BatchEngine(LLMServer):
     async def __init__(self, llm_config: Any, model: ModelSettings, brakes: Brakes) -> None:
         priority.prefer_for_oom_kill()
         start_telemetry("engine")
+        keep_to_loopback()
         self._model = model
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._occupancy = Occupancy()

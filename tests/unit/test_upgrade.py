@@ -315,6 +315,29 @@ def test_ray_keeps_to_loopback_by_the_switch_that_server_py_sets(monkeypatch: py
     assert services.get_node_ip_address() == "127.0.0.1"
 
 
+@pytest.mark.parametrize(("node", "heard_at"), [("127.0.0.1", {"::ffff:127.0.0.1"}), ("10.0.0.1", {"::"})])
+async def test_serves_replicas_hear_each_other_where_replica_port_py_says(
+    monkeypatch: pytest.MonkeyPatch, node: str, heard_at: set[str]
+) -> None:
+    import grpc.aio
+    import psutil
+    import ray
+    from ray.serve._private import replica
+
+    from deployments import replica_port
+
+    assert 'add_port_to_grpc_server(self._server, "[::]:0")' in inspect.getsource(replica)
+    monkeypatch.setattr(replica, "add_port_to_grpc_server", replica_port._add_port)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: node)
+    replica_port.keep_to_loopback()
+    server = grpc.aio.server()
+    port = replica.add_port_to_grpc_server(server, "[::]:0")
+    await server.start()
+    sockets = psutil.Process().net_connections("tcp")
+    await server.stop(None)
+    assert {each.laddr.ip for each in sockets if each.laddr.port == port} == heard_at
+
+
 def test_ray_keeps_its_token_where_cluster_py_closes_it() -> None:
     from ray._private.authentication.authentication_token_setup import _get_default_token_path
 
