@@ -9,6 +9,8 @@ TESTS ?=
 BENCH_ARGS ?=
 # Such as CHAOS_ARGS="--only kill-engine power"; --list names the rows.
 CHAOS_ARGS ?=
+# Such as SIEGE_ARGS="--only slow-headers"; --list names the rows.
+SIEGE_ARGS ?=
 MINUTES ?= 60
 SINCE ?=
 SEEDS ?= 10000
@@ -25,6 +27,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # --no-deps: the locks leave out CUDA builds that vLLM's metadata asks for and that break it on a CPU.
 # Errors only: pip warns about each source that lacks a package.
 PIP_INSTALL := $(PIP) install -qq --no-deps
+
+# begun-cpu or begun-gpu says which build .venv holds, or a part of it: the packages of the two must not mix.
+begin_build = @test ! -e .venv/begun-$(2) -a ! -e .venv/installed-$(2) || { \
+	  echo ".venv holds the $(4) build or a part of it. For the $(3) build: make clean, then again" >&2; exit 1; }; \
+	touch .venv/begun-$(1)
 
 CPU := .venv/installed-cpu
 GPU := .venv/installed-gpu
@@ -44,7 +51,7 @@ MODELS_examples/two-models.yaml := models/SmolLM2-135M-Instruct models/all-MiniL
 .DELETE_ON_ERROR:
 # Two pips must not write into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help install install-gpu models demo serve test simulate mutants lint bench chaos soak lock clean
+.PHONY: help install install-gpu models demo serve test simulate mutants lint bench chaos siege soak lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -83,6 +90,9 @@ bench: $(APP) models/tiny ## compare lines per second with `vllm run-batch`
 chaos: $(APP) models/tiny models/SmolLM2-135M-Instruct ## kill everything and count the lines (CHAOS_ARGS="--only kill-engine" for a part)
 	@exec $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
+siege: $(APP) models/tiny ## attack with an honest client beside (SIEGE_ARGS="--only slow-headers" for a part)
+	@exec $(BIN)/python -m tests.siege $(SIEGE_ARGS)
+
 soak: $(APP) models/tiny ## an hour under load with a kill each 5 minutes (MINUTES=60)
 	@exec $(BIN)/python -m tests.chaos.soak --minutes $(MINUTES)
 
@@ -114,7 +124,7 @@ $(BIN)/python:
 
 # torch comes first and alone, because only it may need another index. Its two lines are cut out of the lock.
 $(CPU): requirements/cpu.txt | $(BIN)/python
-	@test ! -e $(GPU) || { echo ".venv holds the GPU build. For the CPU build: make clean, then again" >&2; exit 1; }
+	$(call begin_build,cpu,gpu,CPU,GPU)
 	@echo "Installing Ray, vLLM and PyTorch for CPU: about 2 minutes and 4 GB of disk (nothing to do if they are there)"
 	@sed -n '/^torch==/,/[^\\]$$/p' $< > .venv/torch.txt
 	@$(PIP_INSTALL) --require-hashes -r .venv/torch.txt || { \
@@ -125,7 +135,7 @@ $(CPU): requirements/cpu.txt | $(BIN)/python
 
 # What the packages ask of each other is settled in the lock, whatever extras their metadata names (nvidia-cudnn-frontend).
 $(GPU): requirements/gpu.txt pyproject.toml | $(BIN)/python
-	@test ! -e $(CPU) || { echo ".venv holds the CPU build. For the GPU build: make clean, then again" >&2; exit 1; }
+	$(call begin_build,gpu,cpu,GPU,CPU)
 	@echo "Installing Ray, vLLM and PyTorch for NVIDIA GPUs: about 4 minutes and 10 GB of disk"
 	@$(PIP_INSTALL) --require-hashes -r $<
 	@$(PIP_INSTALL) --no-build-isolation --editable .

@@ -1,8 +1,8 @@
-"""What people are told of without asking: the rules, looked at every few seconds in each dispatcher process.
+"""The alerts: rules that each dispatcher process checks every few seconds.
 
-Only dispatchers alert, so that an alert does not come once for each gateway; engines tell of a hang by themselves,
-because only they can tell it from a death, and `batchyard serve` of a lost cluster. `app/telemetry.py` limits how often
-the same alert is told.
+Only dispatchers alert, so that an alert does not come once for each gateway. Engines report a hang themselves, because
+only they can distinguish it from a death, and `batchyard serve` reports a lost cluster. `app/telemetry.py` limits how
+often the same alert is sent.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 LOOK_SECONDS = 5.0
 
 DOWN_SECONDS = 60.0
-"""A model that was healthy may be away for this long: a restart takes less. The promise is an alert within 90 s."""
+"""A model that was healthy may lack replicas for this long: a restart takes less. Promised is an alert within 90 s."""
 
 COLD_START_SECONDS = 600.0
 """A model that never was healthy may load for this long, as long as nothing is known to be wrong."""
@@ -105,12 +105,12 @@ class Sentinel:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """One pass over all rules. While the ledger is away, what was known of batches is neither told nor over."""
+        """One pass over all rules. While the ledger cannot be read, no condition of a batch is alerted or over."""
         models = self._health.models()
         found = self._models(models) | await self._disk()
         unknown: set[Condition] = set()
         try:
-            found |= self._batches(await self._store.open_batches(), {each.id for each in models if each.healthy})
+            found |= self._batches(await self._store.open_batches(), models)
         except StoreUnavailable as error:
             log.warning("batches cannot be watched", reason=str(error))
             self._progress = {}  # without the ledger none could move
@@ -159,7 +159,7 @@ class Sentinel:
         words = f"{self._data} has {usage.free / 2**30:.1f} GiB free of {usage.total / 2**30:.1f} GiB."
         return {Condition("disk_nearly_full"): words}
 
-    def _batches(self, batches: list[Batch], healthy: set[str]) -> dict[Condition, str]:
+    def _batches(self, batches: list[Batch], models: list[ModelHealth]) -> dict[Condition, str]:
         found = {}
         progress, busy = {}, set()
         for batch in batches:
@@ -169,7 +169,7 @@ class Sentinel:
                 continue
             # Work is taken oldest first, so a batch may stand still as long as another one is before it.
             queue = batch.model if batch.status == "in_progress" else batch.status
-            can_move = queue not in busy and (batch.status != "in_progress" or batch.model in healthy)
+            can_move = queue not in busy and _has_its_engine(batch, models)
             busy.add(queue)
             progress[batch.id] = now = self._moved(batch, can_move)
             if (seconds := self._clock() - now.since) >= STUCK_SECONDS:
@@ -187,6 +187,13 @@ class Sentinel:
         if before is not None and can_move and (before.status, before.done) == (batch.status, done):
             return before
         return _Progress(batch.status, done, self._clock())
+
+
+def _has_its_engine(batch: Batch, models: list[ModelHealth]) -> bool:
+    """Whether its next step waits for no engine. Of a batch that is validated it is not known yet which model it is."""
+    if batch.status == "validating":
+        return all(model.healthy for model in models)
+    return batch.status != "in_progress" or any(model.healthy for model in models if model.id == batch.model)
 
 
 def _budget_words(model: ModelHealth) -> str:

@@ -1,4 +1,4 @@
-"""What a model's engine can be asked for, as the engine itself tells."""
+"""What a model's engine can be asked for, as the engine itself reports it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Capabilities:
 
 
 CapabilitiesOf = Callable[[str], Capabilities | None]
-"""Of the model of this id; None while none of its replicas has told this process yet."""
+"""Of the model of this id; None while none of its replicas has reported to this process yet."""
 
 
 def lacking(model: str, endpoint: str, capabilities: Capabilities) -> str:
-    """What a client is told that asks a model for an endpoint that it does not have."""
+    """The message for a client that asks a model for an endpoint that it does not have."""
     return f"Model {model} does not serve {endpoint}. It serves {', '.join(capabilities.endpoints) or 'none of ours'}."

@@ -21,12 +21,27 @@ class SettingsError(BatchyardError):
         self.faults = tuple(faults)
 
 
+class CapabilitiesUnknown(BatchyardError):
+    """No engine of the model has been heard of in this process yet, so what it can be asked for is not known."""
+
+
 class FolderGone(BatchyardError):
     """The folder of a model or of an adapter is not there where a replica starts."""
 
 
 class MachineExhausted(BatchyardError):
     """The machine refused what the work needs: open files, memory, a thread."""
+
+
+class RequestRefused(BatchyardError):
+    """A request that no engine is asked to answer: it is over a limit, or has not the shape that an engine takes.
+
+    `param`: the path of what is refused, from the body on; None: the body itself.
+    """
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.param = code, param
 
 
 class StoreUnavailable(BatchyardError):

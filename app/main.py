@@ -9,6 +9,7 @@ import structlog
 from ray.serve import Application
 
 from app.errors import SettingsError
+from app.file_modes import keep_data_private
 from app.settings import Settings
 from app.store import Store
 from deployments.dispatcher import BatchDispatcher
@@ -33,6 +34,7 @@ def build(args: Mapping[str, Any]) -> Application:
     _refuse_hidden_folders(settings)
     if (host := http_host()) is not None:
         refuse_public_host(host, "http_options.host", settings)
+    keep_data_private(settings.data)
     Store.make(settings.database_url)
     warn_of_what_is_missing()
     _tell_replicas(settings)
@@ -47,10 +49,10 @@ def build(args: Mapping[str, Any]) -> Application:
         num_replicas=settings.dispatch.dispatchers,
         graceful_shutdown_timeout_s=graceful_seconds(settings),
         **common,
-    ).bind(settings, engines, deploy)
-    return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=1000, **common).bind(
+    ).bind(settings.model_copy(update={"api_keys": ()}), engines, deploy)
+    return Gateway.options(num_replicas=settings.gateways, max_ongoing_requests=ENDLESS, **common).bind(
         settings, engines, dispatcher, deploy
-    )
+    )  # how many are too many, the gateway itself says (app/api/slots.py): where Serve does, probes wait as well
 
 
 def _tell_replicas(settings: Settings) -> None:

@@ -44,7 +44,7 @@ INSTEAD = {
 
 
 def misnamed(endpoint: str, body: dict[str, Any], known: Set[str] | None) -> tuple[str, str] | None:
-    """The first member to be refused, and what the client is told; `known` to the engine are not (None: who knows)."""
+    """The first member to be refused, and the message for the client; `known`: to the engine, so not refused."""
     for name in sorted(body.keys() & INSTEAD[endpoint].keys()):
         if body[name] is not None and (known is None or name not in known):
             return name, f"The engine would ignore '{name}'. Write {INSTEAD[endpoint][name]} instead."
@@ -52,5 +52,5 @@ def misnamed(endpoint: str, body: dict[str, Any], known: Set[str] | None) -> tup
 
 
 def unknown(body: dict[str, Any], known: Set[str] | None) -> Iterator[str]:
-    """The members that the engine ignores. a member that is null counts as absent."""
+    """The members that the engine ignores. A member that is null counts as absent."""
     return (name for name, value in body.items() if value is not None and known is not None and name not in known)

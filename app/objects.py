@@ -22,6 +22,8 @@ from app.errors import ObjectCutShort, ObjectMissing, ObjectsUnavailable
 READ_BYTES = 1024 * 1024
 """Bytes a streamed read hands on at a time: large enough for throughput, small against our memory."""
 
+PARTS_AT_ONCE = 2
+"""Parts of a large object, of 5 MiB each, that are in memory while it is put."""
 
 MARK_TEXT = (
     b"A Batchyard ledger knows its object store by this object: without it the ledger takes the store for another.\n"
@@ -76,7 +78,7 @@ class Objects:
 
     async def put(self, key: str, data: bytes | Path) -> None:
         async with self._changing(key):
-            await obstore.put_async(self._store, key, data)
+            await obstore.put_async(self._store, key, data, max_concurrency=PARTS_AT_ONCE)
             await self._synchronise(key)
 
     @asynccontextmanager

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from app import api_keys
 from app.cpu_dtype import fast_dtype
 from app.cpu_replicas import GIB, Choice, Engine, Machine, choose_replicas, weights_bytes
 from app.errors import ConfigFault, SettingsError
+from app.model_source import folder_meant
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 """What a batch may ask for, and what is served online: what vLLM serves of OpenAI's list."""
@@ -23,8 +25,14 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/r
 
 NotEmpty = Annotated[str, Field(min_length=1)]
 
+KeyDigest = Annotated[NotEmpty, AfterValidator(api_keys.as_digest)]
+"""Whoever has the settings has no key."""
+
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 """As browsers send it: scheme, host and a port other than the scheme's own; no path, not even a slash."""
+
+
+MediaHost = Annotated[str, Field(pattern=r"^(\*|[a-z0-9._-]+)$")]
 
 
 class _Frozen(BaseModel):
@@ -39,7 +47,7 @@ class ModelSettings(_Frozen):
     source: str = Field(
         min_length=1,
         description="A folder with weights (relative to the working directory of the process that starts the "
-        "application) or a hub's name. What is written like a path, or lies in a folder that is there, is a folder.",
+        "application) or a hub's name; app/model_source.py says which of them a name means.",
     )
     adapters: dict[NotEmpty, NotEmpty] = Field(
         default_factory=dict,
@@ -73,6 +81,12 @@ class ModelSettings(_Frozen):
         "than its slots where a shard is larger.",
     )
 
+    allowed_media_domains: tuple[MediaHost, ...] = Field(
+        default=(),
+        description="Hosts, in small letters, from which images, sounds and videos are fetched that a request names by "
+        "URL; '*': all. Empty: none, and requests carry media themselves, as data: URLs. Never a host whose address is "
+        "not on the public internet, never a file.",
+    )
     hang_seconds: float = Field(
         default=30.0,
         ge=5,
@@ -83,6 +97,20 @@ class ModelSettings(_Frozen):
         ge=5,
         description="A core answers between two steps. One that works without an answer is slow for this long, then it "
         "hangs as well. Over 35 s were seen (100 prompts in bfloat16 on one core without instructions for it).",
+    )
+    front_end_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        description="One step of vLLM's front end (to validate a request, render its template, build its answer) that "
+        "takes longer than this will not end soon: the replica is replaced, and the lines in it are suspects. "
+        "Meanwhile nobody else is answered by it.",
+    )
+    front_end_gb: float = Field(
+        default=8.0,
+        gt=0,
+        description="GiB by which the process of vLLM's front end may grow over what it has when the model is loaded; "
+        "beyond it the replica is replaced. vLLM keeps up to 4 there of images (mm_processor_cache_gb). The core has a "
+        "measure of its own, its cache; an engine that has grown by over 1 GiB is replaced before the machine is full.",
     )
     line_seconds: float = Field(
         default=7200.0,
@@ -104,6 +132,11 @@ class ModelSettings(_Frozen):
     def replicas_reason(self) -> str | None:
         """Why `replicas` is what it is, where it was chosen and not set."""
         return self._replicas_reason
+
+    @property
+    def silence_seconds(self) -> float:
+        """A replica that works may be silent for so long: its core, or its front end where that holds Python's lock."""
+        return max(self.hang_seconds, self.front_end_seconds)
 
     @property
     def devices(self) -> int:
@@ -132,10 +165,13 @@ class ModelSettings(_Frozen):
             "served_model_name": "id",
             "max_num_seqs": "max_num_seqs",
             "lora_modules": "adapters",
+            "allowed_media_domains": "allowed_media_domains",
         }
         for key, field in elsewhere.items():
             if key in self.engine:
                 raise ValueError(f"engine.{key} must not be set; set {field} of the model instead")
+        if self.engine.get("allowed_local_media_path"):
+            raise ValueError("engine.allowed_local_media_path must not be set; requests could read files there")
         if self.device == "cpu" and self.adapters and "max_loras" in self.engine:
             raise ValueError("engine.max_loras must not be set on a CPU; it is one more than there are adapters")
         return self
@@ -158,7 +194,15 @@ class Limits(_Frozen):
         description="Lines of all unfinished batches together; above it POST /v1/batches answers 429.",
     )
     uploads_at_once: int = Field(
-        default=8, ge=1, description="Uploads read at one time by a gateway; more wait. Bounds disk writes, not users."
+        default=32,
+        ge=1,
+        description="Uploads read at one time by a gateway; more get 503 before their body is read. Each takes about "
+        "2 MB of memory, and its size on the disk of `data`.",
+    )
+    requests_at_once: int = Field(
+        default=1000,
+        ge=1,
+        description="Requests that a gateway works on at one time; more get 503. Probes and /metrics do not count.",
     )
 
     @model_validator(mode="after")
@@ -166,6 +210,75 @@ class Limits(_Frozen):
         if self.line_bytes > self.file_bytes:
             raise ValueError(f"line_bytes ({self.line_bytes}) must not exceed file_bytes ({self.file_bytes})")
         return self
+
+
+class RequestLimits(_Frozen):
+    """What one request may ask for, online or as a line. Above OpenAI's limits, or at them where the engine is slow."""
+
+    values: int = Field(
+        default=2_000_000,
+        ge=1000,
+        description="JSON values of a body, numbers of token arrays among them. Each takes up to 60 bytes where the "
+        "body is read.",
+    )
+    containers: int = Field(
+        default=100_000, ge=100, description="Objects and arrays of a body. An empty one takes 64 bytes, of 2 sent."
+    )
+    depth: int = Field(default=256, ge=10, le=500, description="Levels of objects and arrays in a body.")
+    members: int = Field(default=5_000, ge=100, description="Members of any one object of a body.")
+    messages: int = Field(default=2_048, ge=1, description="Messages of a chat, or items of `input` of a response.")
+    content_parts: int = Field(default=10_000, ge=1, description="Parts of the contents of all messages together.")
+    tool_calls: int = Field(default=128, ge=1, description="Tool calls of one message. OpenAI's limit.")
+    tools: int = Field(default=128, ge=1, description="Tools, those in namespaces among them. OpenAI's limit.")
+    prompts: int = Field(default=1_024, ge=1, description="Prompts of one completion request. vLLM's own limit.")
+    embedding_inputs: int = Field(default=2_048, ge=1, description="Inputs of an embedding request. OpenAI's limit.")
+    sequences: int = Field(
+        default=1_024, ge=1, description="Prompts times `n` (or `best_of`): what one request may run at once."
+    )
+    choices: int = Field(default=128, ge=1, description="`n`, `best_of` and the width of a beam search. OpenAI's.")
+    logprobs: int = Field(
+        default=1_000_000,
+        ge=1000,
+        description="Log probabilities of an answer: sequences times tokens times (`top_logprobs` + 1), and the same "
+        "of the prompt's. A million are 60 to 100 MB.",
+    )
+    stops: int = Field(default=16, ge=4, description="Stop sequences. OpenAI takes 4, and so does vLLM unless told.")
+    token_ids: int = Field(
+        default=1_024, ge=1, description="Entries of stop_token_ids, logit_bias, logprob_token_ids and bad_words, each."
+    )
+    schema_bytes: int = Field(
+        default=1024 * 1024, ge=1024, description="Bytes of all JSON schemas of a body together, as compact JSON."
+    )
+    schema_depth: int = Field(
+        default=64, ge=10, description="Levels of objects and arrays in a JSON schema: OpenAI's 10 of objects are 30."
+    )
+    schema_properties: int = Field(
+        default=5_000, ge=1, description="Properties of all JSON schemas of a body together. OpenAI's limit, of one."
+    )
+    schema_optional: int = Field(
+        default=400,
+        ge=1,
+        description="Properties of one object that are not in its `required`. At OpenAI all must be, if strict.",
+    )
+    schema_choices: int = Field(
+        default=5_000,
+        ge=1,
+        description="Values of `enum`, `const`, `prefixItems`, `choice`, together. OpenAI: 1,000.",
+    )
+    schema_branches: int = Field(
+        default=500, ge=1, description="Branches of `anyOf`, `oneOf` and `allOf`, of all JSON schemas together."
+    )
+    schema_characters: int = Field(
+        default=131_072,
+        ge=1000,
+        description="Characters of the names of properties and of the choices, together. OpenAI's limit is 120,000.",
+    )
+    regex_characters: int = Field(
+        default=4_096,
+        ge=100,
+        description="Characters of all expressions (`regex`, `pattern`), repeats written out; a `format` is 32.",
+    )
+    grammar_characters: int = Field(default=65_536, ge=1000, description="Characters of a grammar.")
 
 
 class DispatchSettings(_Frozen):
@@ -235,6 +348,7 @@ class Settings(_Frozen):
     )
     gateways: int = Field(default=1, ge=1, description="Gateway (HTTP ingress) replicas.")
     limits: Limits = Limits()
+    requests: RequestLimits = RequestLimits()
     dispatch: DispatchSettings = DispatchSettings()
     retention: Retention = Retention()
     unknown_parameters: Literal["warn", "fault"] = Field(
@@ -242,10 +356,11 @@ class Settings(_Frozen):
         description="Members of a line's body that the engine ignores: warn counts them on the batch object, fault "
         "refuses the file.",
     )
-    api_keys: tuple[str, ...] = Field(
+    api_keys: tuple[KeyDigest, ...] = Field(
         default=(),
         repr=False,
-        description="Bearer keys that are let in; empty: everybody (loopback only under make serve).",
+        description="Bearer keys that are let in, or their digests (`sha256:` and 64 hexadecimal digits); the digests "
+        "alone are kept. Empty: everybody (loopback only).",
     )
     cors_origins: tuple[Origin, ...] = Field(
         default=(),
@@ -312,7 +427,7 @@ class Settings(_Frozen):
         merged = dict(args)
         if data := environ.get("BATCHYARD_DATA"):
             merged["data"] = data
-        if keys := environ.get("BATCHYARD_API_KEYS"):
+        if keys := environ.get(api_keys.VARIABLE):
             merged["api_keys"] = [key.strip() for key in keys.split(",") if key.strip()]
         if restarts := environ.get("BATCHYARD_RESTARTS_PER_HOUR"):
             merged["restarts_per_hour"] = restarts
@@ -328,8 +443,8 @@ class Settings(_Frozen):
         named_in_full = [
             model.model_copy(
                 update={
-                    "source": _absolute_if_folder(model.source),
-                    "adapters": {name: _absolute_if_folder(path) for name, path in model.adapters.items()},
+                    "source": _in_full(model.source),
+                    "adapters": {name: _in_full(path) for name, path in model.adapters.items()},
                 }
             )
             for model in settings.models
@@ -395,18 +510,9 @@ def _with_choice(model: ModelSettings, choice: Choice | None) -> ModelSettings:
     return chosen
 
 
-def _absolute_if_folder(source: str) -> str:
-    """Workers of a Ray cluster need not share our working directory, so a folder is named in full.
-
-    It need not be there: one that is gone is a folder still, and no name on a hub.
-    """
-    path = Path(source).expanduser()
-    written_as_path = source.startswith(("/", "./", "../", "~"))
-    return str(path.resolve()) if written_as_path or path.exists() or _lies_in_a_folder(path) else source
-
-
-def _lies_in_a_folder(path: Path) -> bool:
-    return len(path.parts) > 1 and path.parent.is_dir()
+def _in_full(source: str) -> str:
+    """Workers of a Ray cluster need not share our working directory."""
+    return str(folder_meant(source) or source)
 
 
 def wrong_settings(faults: Sequence[ConfigFault]) -> SettingsError:
@@ -463,6 +569,7 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
     sections: dict[str, type[BaseModel]] = {
         "models": ModelSettings,
         "limits": Limits,
+        "requests": RequestLimits,
         "dispatch": DispatchSettings,
         "retention": Retention,
     }

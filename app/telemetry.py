@@ -27,6 +27,7 @@ from app.errors import SettingsError
 AlertKind = Literal[
     "replica_lost",
     "hang",
+    "engine_ended",
     "model_down",
     "restart_budget_spent",
     "batch_stuck",

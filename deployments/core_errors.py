@@ -1,7 +1,7 @@
 """What vLLM's core says of its own failure: it is another process, and its parent learns no more than an exit code.
 
-The core is told by vLLM's VLLM_LOGGING_CONFIG_PATH to log its errors into a file as well. That file and the one with
-the configuration are in memory: whoever dies leaves nothing behind.
+vLLM's VLLM_LOGGING_CONFIG_PATH makes the core log its errors into a file as well. That file and the one with the
+configuration are in memory: a process that dies leaves nothing behind.
 """
 
 import json
@@ -15,7 +15,7 @@ EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*: .+")
 """The line of a traceback that names the exception: all others of it are indented, or chain two of them."""
 
 KILLED = re.compile(r"Failed core proc\(s\): .*: -9\b")
-"""vLLM's words in the parent. Who is killed says nothing."""
+"""vLLM's words in the parent. A process that is killed says nothing itself."""
 
 
 class CoreErrors:

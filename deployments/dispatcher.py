@@ -17,6 +17,7 @@ from app.objects import Objects
 from app.settings import Settings
 from app.store import Store
 from app.telemetry import alert, start_telemetry
+from deployments.replica_port import keep_to_loopback
 from deployments.replicas.engines import RayEngines
 from deployments.replicas.losses import Losses, node_lives
 from deployments.replicas.watch import ReplicaWatch
@@ -29,6 +30,7 @@ class BatchDispatcher:
 
     async def __init__(self, settings: Settings, engines: Mapping[str, DeploymentHandle], deploy: str) -> None:
         start_telemetry("dispatcher")
+        keep_to_loopback()
         store = await asyncio.to_thread(Store.open_existing, settings.database_url, lambda: int(time.time()))
         objects = await Objects.open(settings.objects_url, store)
         restarts = RestartWatch(store, list(engines), settings.restarts_per_hour, deploy)

@@ -13,13 +13,16 @@ from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 from app.cpu_dtype import fast_dtype
 from app.cpu_replicas import Machine
 from app.settings import ModelSettings, Settings
-from deployments import priority
+from deployments import media, priority
 from deployments.engine import BatchEngine
 from deployments.placement import bundle, cpu_replicas
 from deployments.restarts import ENDLESS, Brakes
 
 MAX_CALLS = 1000
 """Calls a replica takes at once: watches, calls with lines, online requests. vLLM queues; this is no limit to meet."""
+
+HEALTH_CHECK_SECONDS = 30.0
+"""Serve's default timeout of a health check. A front end that holds Python's lock may take longer: it has its own."""
 
 SETTLE_SECONDS = 10.0
 """What a replica that has drained may still take to record the last answers and to end, before Serve kills it."""
@@ -57,15 +60,14 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
             **options,
             name=f"Engine:{model.id}",
             health_check_period_s=settings.health_check_seconds,
+            health_check_timeout_s=max(HEALTH_CHECK_SECONDS, model.silence_seconds),
             max_constructor_retry_count=ENDLESS,
             graceful_shutdown_timeout_s=graceful_seconds(settings),
             request_router_config=RequestRouterConfig(request_router_class="deployments.replicas.board:TrackingRouter"),
         )
         .bind(
             config,
-            model.hang_seconds,
-            model.step_seconds,
-            model.line_seconds,
+            model,
             Brakes(
                 database_url=settings.database_url,
                 model=model.id,
@@ -81,9 +83,10 @@ def engine_application(model: ModelSettings, settings: Settings, deploy: str) ->
 
 def _runtime_env(model: ModelSettings, settings: Settings) -> dict[str, Any]:
     """The engine process's environment, with our choices where the config is silent."""
-    if model.device == "gpu":
-        return {"env_vars": dict(model.env)}
-    return {"env_vars": {**_threads(settings), priority.VARIABLE: str(CPU_NICENESS), **model.env}}
+    chosen = {media.VARIABLE: media.NAME}
+    if model.device == "cpu":
+        chosen |= {**_threads(settings), priority.VARIABLE: str(CPU_NICENESS)}
+    return {"env_vars": {**chosen, **model.env}}
 
 
 def _threads(settings: Settings) -> dict[str, str]:
@@ -103,7 +106,7 @@ def _threads(settings: Settings) -> dict[str, str]:
 
 def _engine_arguments(model: ModelSettings) -> dict[str, Any]:
     """vLLM's arguments, with our choices where the config is silent."""
-    chosen: dict[str, Any] = {"disable_log_stats": True}
+    chosen: dict[str, Any] = {"disable_log_stats": True, "allowed_media_domains": list(model.allowed_media_domains)}
     if model.device == "cpu":
         chosen |= {"max_num_seqs": CPU_SEQUENCES, "dtype": fast_dtype()}
     if model.max_num_seqs is not None:

@@ -18,6 +18,11 @@ NEEDED = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     # Serve gives up a deployment for ever after so many failed starts a replica. When to stop, our brakes say.
     "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": str(ENDLESS),
+    # Out of memory, Ray's monitor ends Serve's controller first. It is the last resort: at its own 95 % the guard of an
+    # engine that has grown ends that one.
+    "RAY_memory_usage_threshold": "0.98",
+    # For the kernel Ray gives all its workers 1000, the most there is; of these the engines keep it (priority.py).
+    "RAY_worker_oom_score_adjustment": "500",
     # Our side of Serve's proxy: how it speaks HTTP, its limits, and its own answers in OpenAI's envelope.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
 }

@@ -16,6 +16,7 @@ from app.settings import Settings
 from app.store import Store
 from app.telemetry import start_telemetry
 from deployments.placement import PlacementDiagnosis
+from deployments.replica_port import keep_to_loopback
 from deployments.replicas.watch import ReplicaWatch
 from deployments.restarts import RestartWatch
 
@@ -33,6 +34,7 @@ class Gateway:
         deploy: str,
     ) -> None:
         start_telemetry("gateway")
+        keep_to_loopback()
         self._dispatcher = dispatcher
         self._hint: asyncio.Future[Any] | None = None
         self._settings = settings
@@ -67,7 +69,7 @@ class Gateway:
         )
 
     def _tell_dispatcher(self) -> None:
-        """One hint at a time: they would queue up while the dispatcher is away, whose polls find the batch as well."""
+        """One hint at a time: they would queue up while the dispatcher is down, whose polls find the batch as well."""
         if self._hint is None or self._hint.done():
             self._hint = asyncio.gather(self._dispatcher.batch_created.remote(), return_exceptions=True)
 

@@ -1,7 +1,8 @@
 """How Serve's proxy speaks HTTP/1: uvicorn's protocol, with three things that it lacks.
 
-An offer to speak HTTP/2 is declined and the request served; HTTP/1.0 gets no chunks; a client that takes no more bytes
-is cut off. All three reach below uvicorn's public surface; tests/unit/test_upgrade.py says when an upgrade broke them.
+An offer to speak HTTP/2 or WebSocket is declined and the request served; HTTP/1.0 gets no chunks; a client that takes
+no more bytes is cut off. All three reach below uvicorn's public surface; tests/unit/test_upgrade.py says when an
+upgrade broke them.
 """
 
 import array
@@ -38,9 +39,8 @@ class Http1Protocol(HttpToolsProtocol):
         return bool(self.parser.get_method() != b"CONNECT")
 
     def declined(self) -> bytes | None:
-        """The head of the current request without its offer. None: the offer stands, or there was none."""
-        upgrade = self._get_upgrade()
-        if not self._should_upgrade() or (upgrade == b"websocket" and self._should_upgrade_to_ws()):
+        """The head of the current request without its offer. None: there was none."""
+        if not self._should_upgrade():
             return None
         version = self.scope["http_version"].encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]

@@ -1,4 +1,4 @@
-"""Where Serve's proxies listen: a builder must know it, and no public API tells. See tests/unit/test_upgrade.py."""
+"""Where Serve's proxies listen: a builder must know it, and no public API says. See tests/unit/test_upgrade.py."""
 
 from ray.serve.context import _get_global_client
 

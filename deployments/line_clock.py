@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 class LineClock:
     """Lets each line take `seconds`, from when one of vLLM's `slots` is free for it.
 
-    vLLM starts lines in the order in which they come and does not tell when. One that has no slot by our count has none
+    vLLM starts lines in the order in which they come and does not say when. One that has no slot by our count has none
     in vLLM; one that has may still wait for memory there, or for an online request, so its time is at most too short.
     """
 

@@ -15,6 +15,13 @@ class Heartbeat:
 
 
 @dataclass(frozen=True)
+class CoreDeath:
+    """The last message of a stream of heartbeats: vLLM's core is dead. `reason`: in words."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class HttpStart:
     """The first item of an answer to an online request; the rest are parts of the body."""
 

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 import psutil
 
+LONG_LOOK_SECONDS = 5.0
+"""Looks further apart than this: this process stood still, and an answer of the core may be waiting."""
+
 WORKING_SHARE = 0.1
 """Of a core, that the engine's processes use while they work. Idle ones use a hundredth of it."""
 
@@ -48,10 +51,14 @@ class Pulse:
     def answered(self) -> None:
         self._answered = self.last_sign = self._clock()
 
-    def look(self) -> None:
-        """To be called each second or so."""
+    def look(self, *, receiving: bool = True) -> None:
+        """To be called each second or so. `receiving`: an answer of the core would have been seen since the last."""
         now, used = self._clock(), self._cpu_seconds()
-        works = used - self._used >= WORKING_SHARE * (now - self._looked)
+        since = now - self._looked
+        works = used - self._used >= WORKING_SHARE * since
         self._looked, self._used = now, used
+        if not receiving or since > LONG_LOOK_SECONDS:  # time that says nothing about the core
+            self.last_sign, self._answered = self.last_sign + since, self._answered + since
+            return
         if works and now - self._answered < self._step_seconds:
             self.last_sign = now

@@ -79,7 +79,7 @@ class Brakes:
     async def _note_failure(self, store: Store, replica: str, reason: str) -> None:
         """Without the ledger it stands in the log alone: the error itself must come through."""
         try:
-            await store.note_failed_start(replica, reason)
+            await store.note_failure(replica, reason)
         except StoreUnavailable as error:
             log.warning("failed start not noted", model=self.model, replica=replica, failure=reason, reason=str(error))
 
@@ -127,7 +127,7 @@ class Brakes:
         log.error("start hangs", model=self.model, replica=replica, reason=reason)
         try:
             store = Store.open_existing(self.database_url, lambda: int(time.time()))
-            asyncio.run(store.note_failed_start(replica, reason))
+            asyncio.run(store.note_failure(replica, reason))
         finally:
             os._exit(1)  # Ray ends what the process started, and Serve starts another replica
 
@@ -210,7 +210,7 @@ class RestartWatch:
         passed = self._clock() - read_at
         return replace(
             known,
-            failed_start_age=None if known.failed_start_age is None else known.failed_start_age + passed,
+            failure_age=None if known.failure_age is None else known.failure_age + passed,
             newest_start_age=None if known.newest_start_age is None else known.newest_start_age + passed,
         )
 

@@ -13,13 +13,16 @@ from app.api.cors import Cors
 from app.api.errors import HANDLERS
 from app.api.files import Files
 from app.api.health import Probes
+from app.api.keyless import KeylessDoor
 from app.api.metrics import Metrics
 from app.api.models import Models
 from app.api.observe import Observe
 from app.api.online import Online, OnlineEngines
 from app.api.openapi import Description
-from app.api.stalls import CutStalledBodies
+from app.api.slots import RequestSlots
+from app.api.stalls import CutSlowBodies
 from app.api.taken import TellTaken
+from app.api.windows import GatewayWindows
 from app.capabilities import CapabilitiesOf
 from app.health import Health
 from app.objects import Objects
@@ -65,11 +68,19 @@ def build_app(
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """The first is the outermost."""
     layers = [
+        Middleware(GatewayWindows),
         Middleware(TellTaken),
         Middleware(Observe, metrics=metrics),
-        Middleware(RequireKey, keys=settings.api_keys),
-        Middleware(CutStalledBodies),
+        _door(settings),
+        Middleware(RequestSlots, slots=settings.limits.requests_at_once),
+        Middleware(CutSlowBodies),
     ]
     if settings.cors_origins:
-        layers.insert(1, Middleware(Cors, origins=settings.cors_origins))
+        layers.insert(2, Middleware(Cors, origins=settings.cors_origins))
     return layers
+
+
+def _door(settings: Settings) -> Middleware:
+    if settings.api_keys:
+        return Middleware(RequireKey, digests=settings.api_keys)
+    return Middleware(KeylessDoor, origins=settings.cors_origins)

@@ -1,12 +1,13 @@
 """Who may come in: bearer keys from the settings."""
 
-import hmac
 from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.asgi import HttpMiddleware
 from app.api.errors import ApiError, error_response
+from app.api_keys import is_known
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics", "/openapi.json"})
 """What needs no key: probes and scrapers have none, and nothing of a tenant is told here."""
@@ -23,15 +24,15 @@ PLACEHOLDERS = frozenset({b"none", b"null", b"empty"})
 """What clients that insist on a key send where there is none: openai's api_key="none", vLLM's "EMPTY"."""
 
 
-class RequireKey:
-    """Turns away requests without one of `keys`; without keys everybody may come in."""
+class RequireKey(HttpMiddleware):
+    """Turns away requests without a key of one of these digests."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self._app = app
-        self._keys = [key.encode() for key in keys]
+    def __init__(self, app: ASGIApp, digests: Sequence[str]) -> None:
+        super().__init__(app)
+        self._digests = digests
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in OPEN_PATHS:
             refusal = self._refusal(Request(scope).headers.get("authorization", ""))
             if refusal is not None:
                 await error_response(refusal)(scope, receive, send)
@@ -40,11 +41,10 @@ class RequireKey:
 
     def _refusal(self, authorization: str) -> ApiError | None:
         scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        if scheme.lower() != "bearer" or not key.strip(" \t"):
             return _unauthorized(NO_KEY)
-        given = key.strip().encode("latin-1")  # as the bytes came
-        # Every key is compared, in constant time, so that the time tells nothing of them.
-        if not any([hmac.compare_digest(given, known) for known in self._keys]):
+        given = key.strip(" \t").encode("latin-1")  # as the bytes came, without the white space of HTTP
+        if not is_known(given, self._digests):
             return _unauthorized(NO_KEY if given.lower() in PLACEHOLDERS else "Incorrect API key provided.")
         return None
 

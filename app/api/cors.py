@@ -16,7 +16,7 @@ READABLE = ("x-request-id", "retry-after", "openai-processing-ms", "content-disp
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, for `origins`. A preflight carries no key, so this stands before whoever asks for one."""
+    """Starlette's, for `origins`. A preflight carries no key, so this stands before the check for keys."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         super().__init__(app, origins, METHODS, allow_headers=("*",), expose_headers=READABLE)

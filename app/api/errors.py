@@ -1,4 +1,4 @@
-"""What a client is told when something is refused or fails: OpenAI's envelope, one table from class to answer."""
+"""What a client gets when something is refused or fails: OpenAI's envelope, one table from class to answer."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +15,7 @@ from app.errors import (
     EngineLost,
     ObjectMissing,
     ObjectsUnavailable,
+    RequestRefused,
     StoreUnavailable,
     UploadTooLate,
 )
@@ -29,7 +30,7 @@ QUEUE_RETRY_SECONDS = 60
 """Retry-After of a full queue, which takes longer to drain."""
 
 NEVER_RETRY = {"x-should-retry": "false"}
-"""OpenAI's client retries every 409 unless it is told that this changes nothing."""
+"""OpenAI's client retries every 409 unless a header says that it must not."""
 
 
 class ApiError(BatchyardError):
@@ -120,6 +121,7 @@ ANSWERS: dict[type[BatchyardError], Callable[[Any], ApiError]] = {
     ObjectsUnavailable: lambda error: unavailable(_first_line(error), "objects_unavailable"),
     ObjectMissing: lambda error: ApiError(404, "The content of this file is gone.", code="object_missing"),
     UploadTooLate: lambda error: unavailable(str(error), "upload_too_late"),
+    RequestRefused: lambda error: bad_request(str(error), error.param, error.code),
     EngineLost: lambda error: unavailable(
         "The engine was lost while it worked on this request. Please try again.", "engine_lost"
     ),

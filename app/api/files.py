@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from app.api import idempotency, pages
 from app.api.auth import tenant_of
-from app.api.errors import NEVER_RETRY, ApiError, invalid_value, missing_parameter, not_found
+from app.api.errors import NEVER_RETRY, ApiError, invalid_value, missing_parameter, not_found, unavailable
 from app.api.expiry import checked_seconds
 from app.api.forms import UploadForm, path_of, receive_form, spool
 from app.api.ranges import ByteRange, Unsatisfiable, parse_range
@@ -34,6 +34,10 @@ RESERVED_SECONDS = DAY
 """An upload whose gateway died before its row was true is deleted after this; the longest takes minutes."""
 
 
+PUTS_AT_ONCE = 2
+"""Uploads that go from disk to the object store at one time: each holds 10 MB of memory meanwhile."""
+
+
 class Files:
     def __init__(self, settings: Settings, store: Store, objects: Objects, now: Callable[[], int]) -> None:
         self._limits = settings.limits
@@ -44,6 +48,7 @@ class Files:
         self._objects = objects
         self._now = now
         self._places = asyncio.Semaphore(settings.limits.uploads_at_once)
+        self._putting = asyncio.Semaphore(PUTS_AT_ONCE)
 
     def routes(self) -> list[Route]:
         return [
@@ -54,6 +59,11 @@ class Files:
 
     async def create(self, request: Request) -> Response:
         key = idempotency.key_of(request)
+        if self._places.locked():
+            message = (
+                f"{self._limits.uploads_at_once} uploads are under way, and no more may be (limits.uploads_at_once)."
+            )
+            raise unavailable(f"{message} Please try again.", "too_many_uploads")
         async with self._places:
             with spool(self._folder) as spooled:
                 form = await receive_form(request, spooled, self._limits)
@@ -126,7 +136,8 @@ class Files:
             return earlier
         file = self._file(tenant, upload)
         await self._store.reserve_object(file.object_key, self._now() + RESERVED_SECONDS)
-        await self._objects.put(file.object_key, content)
+        async with self._putting:
+            await self._objects.put(file.object_key, content)
         return await self._store.add_file(file, key, digest, reserved=True)
 
     async def _earlier(self, tenant: str, key: str | None, digest: str) -> File | None:

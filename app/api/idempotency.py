@@ -20,5 +20,5 @@ def key_of(request: Request) -> str | None:
 
 
 def digest_of(*parts: object) -> str:
-    """What tells one body from another; `parts` are JSON values."""
+    """A fingerprint of a body; `parts` are JSON values."""
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

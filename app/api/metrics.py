@@ -83,7 +83,7 @@ class Metrics:
         try:
             counts = await counts_soon(self._store)
         except StoreUnavailable:
-            return  # which batchyard_store_up 0 tells
+            return  # batchyard_store_up is 0 then
         up.set(1)
         lines = Gauge("batchyard_queued_lines", "Lines of unfinished batches without a result", registry=now)
         lines.set(counts["queued_lines"])

@@ -7,6 +7,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.asgi import HttpMiddleware
 from app.api.errors import INTERNAL, error_response
 from app.api.metrics import Metrics
 from app.api.request_ids import NAME, request_id_of
@@ -18,17 +19,12 @@ CLIENT_LEFT = 499
 """The status under which a request counts whose client left before an answer; the number is nginx's."""
 
 
-class Observe:
-    """Plain ASGI, so that a stream passes through part by part."""
-
+class Observe(HttpMiddleware):
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
+        super().__init__(app)
         self._metrics = metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = _Exchange(scope, send)
         try:
             await self._app(scope, receive, exchange.send)

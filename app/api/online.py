@@ -20,6 +20,8 @@ from app.api.streams import PartsResponse, closing
 from app.capabilities import Capabilities, CapabilitiesOf, lacking
 from app.errors import EngineLost
 from app.health import Health
+from app.limits import check_request, check_text
+from app.media import media_fault
 from app.members import misnamed
 from app.settings import ENDPOINTS, Settings
 
@@ -68,7 +70,9 @@ class Online:
         self, settings: Settings, health: Health, engines: OnlineEngines, capabilities: CapabilitiesOf
     ) -> None:
         self._limits = settings.limits
+        self._requests = settings.requests
         self._served = settings.served
+        self._media = {model.id: model.allowed_media_domains for model in settings.models}
         self._health = health
         self._engines = engines
         self._capabilities = capabilities
@@ -78,15 +82,23 @@ class Online:
 
     async def call(self, path: str, request: Request) -> Response:
         body = await read_body(request, self._limits.line_bytes, "limits.line_bytes")
-        wanted = json_object(body)
-        model = self._model_of(wanted)
-        _check_asked(path, wanted, self._capabilities(model))
+        model = self._checked(path, body)
         answer = await self._engines.call(model, path, body, _for_engine(request))
         parts = answer.body
         if _is_event_stream(answer.headers):
             parts = _ending_with_error(parts, request_id(request))
         headers = {name: value for name, value in answer.headers if _for_client(name.lower())}
         return await PartsResponse.start(parts, status=answer.status, headers=headers)
+
+    def _checked(self, path: str, body: bytes) -> str:
+        """The model that is to answer. Raises ApiError, RequestRefused. The parsed body does not outlive this."""
+        check_text(body, self._requests)
+        wanted = json_object(body)
+        model = self._model_of(wanted)
+        _check_asked(path, wanted, self._capabilities(model))
+        check_request(path, wanted, self._requests)
+        _check_media(wanted, self._media[model])
+        return model
 
     def _model_of(self, body: dict[str, Any]) -> str:
         """The model that answers for the name in the body, and can do so now. Raises ApiError."""
@@ -113,6 +125,12 @@ def _check_asked(path: str, body: dict[str, Any], capabilities: Capabilities | N
     if (wrong := misnamed(path, body, known)) is not None:
         name, message = wrong
         raise bad_request(message, name, "unsupported_parameter")
+
+
+def _check_media(body: dict[str, Any], allowed: Sequence[str]) -> None:
+    if (fault := media_fault(body, allowed)) is not None:
+        place, message = fault
+        raise bad_request(message, place, "media_url_not_allowed")
 
 
 def _for_engine(request: Request) -> Headers:

@@ -1,4 +1,4 @@
-"""The x-request-id of an exchange: in its answer, in logs, and in what the engine is told."""
+"""The x-request-id of an exchange: in its answer, in logs, and in what the engine gets."""
 
 import re
 from secrets import token_hex

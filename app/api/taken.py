@@ -5,7 +5,9 @@ An extension of ASGI: where the scope offers it, a message of this type may come
 
 import asyncio
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+
+from app.api.asgi import HttpMiddleware
 
 TAKEN = "batchyard.request.taken"
 
@@ -13,13 +15,10 @@ TELL_SECONDS = 5.0
 """Most requests have their answer by then; for those the message would be a tenth of their cost."""
 
 
-class TellTaken:
+class TellTaken(HttpMiddleware):
     """Says that the request has arrived, if its answer has not started after TELL_SECONDS."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if TAKEN not in scope.get("extensions", {}):
             await self._app(scope, receive, send)
             return

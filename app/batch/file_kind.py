@@ -3,7 +3,7 @@
 from app.batch.lines import BOM, LineFault
 
 HEAD_BYTES = 64 * 1024
-"""How much of a file is enough to tell its kind."""
+"""How much of a file is enough to recognise its kind."""
 
 PACKED = {
     b"\x1f\x8b": "is compressed with gzip",

@@ -13,7 +13,7 @@ from app.batch.lines import LineFault
 from app.batch.results import ResultFiles, ResultsDamaged, leftovers, write_result_files
 from app.batch.validate import Validation, validate
 from app.capabilities import CapabilitiesOf
-from app.errors import BatchyardError, MachineExhausted, ObjectMissing, ObjectsUnavailable
+from app.errors import BatchyardError, CapabilitiesUnknown, MachineExhausted, ObjectMissing, ObjectsUnavailable
 from app.objects import Objects
 from app.settings import Settings
 from app.store import Batch, BatchClaim, Segment, Store
@@ -24,6 +24,9 @@ log = structlog.get_logger()
 DAY = 86_400
 SWEPT_AT_ONCE = 100
 """Deleted files whose objects go in one pass: keeps a pass short when a million expire together."""
+
+UNHEARD_SECONDS = 1.0
+"""Until a batch of whose model no engine was heard is looked at again: a look reads the start of its file."""
 
 
 Reading = Callable[[], Coroutine[Any, Any, Validation]]
@@ -45,9 +48,10 @@ class Lifecycle:
         settings: Settings,
         owner: str,
         now: Callable[[], float] = time.time,
-        capabilities: CapabilitiesOf = lambda model: None,
         aside: Callable[[Reading], Awaitable[Validation]] = in_thread,
         alert: Alerts = alert,
+        *,
+        capabilities: CapabilitiesOf,
     ) -> None:
         """`aside`: where an input file is read."""
         self._store = store
@@ -136,6 +140,9 @@ class Lifecycle:
         self._claims.add(key)
         try:
             yield
+        except CapabilitiesUnknown:  # it waits: none of its lines could run yet
+            self._claims.discard(key)
+            await self._store.put_off_batch(claim, UNHEARD_SECONDS, fault=False)
         except BatchyardError:
             raise
         except (OSError, MemoryError) as error:
@@ -227,7 +234,7 @@ class Lifecycle:
         if step == "validated" and claim.faults + 1 >= TRIES:
             await self._store.fail_batch(claim, [broken(step).as_dict()])
         else:
-            await self._store.put_off_batch(claim, pause_seconds(claim.faults + 1))
+            await self._store.put_off_batch(claim, pause_seconds(claim.faults + 1), fault=True)
 
 
 def _unknown_file(batch: Batch) -> LineFault:

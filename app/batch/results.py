@@ -1,7 +1,7 @@
 """From segments to result files: every line once, in input order, streamed shard by shard."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -20,8 +20,13 @@ from app.store import Batch, BatchClaim, ErrorSummary, File, Segment, ShardPlan,
 log = structlog.get_logger()
 
 SHARDS_AT_ONCE = 16
-"""Shards whose results are fetched together: hides the object store's latency, bounds our memory."""
+"""Shards whose results are fetched together: hides the object store's latency."""
 
+BYTES_AT_ONCE = 16 * 1024 * 1024
+"""Bytes of results that are fetched together, unless one shard has more: bounds our memory."""
+
+STREAMED_AT_ONCE = 1024 * 1024
+"""The same for a client that reads results. There may be hundreds, and each takes its time."""
 
 FIRST_FINALISING_EPOCH = 2
 """Epoch 1 of a batch is its validation, or the cancelling or expiry that came before it."""
@@ -80,7 +85,7 @@ async def stream_results(store: Store, objects: Objects, batch_id: str) -> Async
 
     Without those whose results cannot be read: they have no durable result, and will run again.
     """
-    async for shard in _shards_of(store, objects, batch_id):
+    async for shard in _shards_of(store, objects, batch_id, STREAMED_AT_ONCE):
         if shard.results:
             yield b"".join(shard.results[position].line for position in sorted(shard.results))
 
@@ -184,22 +189,46 @@ def _result_key(batch_id: str, kind: str, epoch: int) -> str:
     return f"files/{_result_id(batch_id, kind)}-{epoch}"
 
 
-async def _shards_of(store: Store, objects: Objects, batch_id: str) -> AsyncIterator[_Shard]:
+async def _shards_of(
+    store: Store, objects: Objects, batch_id: str, bytes_at_once: int = BYTES_AT_ONCE
+) -> AsyncIterator[_Shard]:
     """Each shard in order, with its results."""
     plans = await store.shard_plans(batch_id)
     for first in range(0, len(plans), SHARDS_AT_ONCE):
-        shards = [_Shard(plan) for plan in plans[first : first + SHARDS_AT_ONCE]]
-        found = await store.segments(batch_id, first, first + len(shards) - 1)
-        read = await asyncio.gather(*(_lines_of(objects, segment) for segment in found))
-        for segment, lines in zip(found, read, strict=True):
-            shard = shards[segment.shard - first]
-            if lines is None:
-                log.error("results cannot be read", batch=batch_id, key=segment.object_key, lines=len(segment.lines))
-                shard.damaged.append(segment)
-            else:
-                shard.results.update(lines)
-        for shard in shards:
-            yield shard
+        segments: dict[int, list[Segment]] = {index: [] for index in range(first, first + SHARDS_AT_ONCE)}
+        for segment in await store.segments(batch_id, first, first + SHARDS_AT_ONCE - 1):
+            segments[segment.shard].append(segment)
+        shards = [(_Shard(plan), segments[first + at]) for at, plan in enumerate(plans[first : first + SHARDS_AT_ONCE])]
+        for group in _of_at_most(bytes_at_once, shards):
+            await asyncio.gather(*(_read_results(objects, shard, found) for shard, found in group))
+            while group:
+                yield group.pop(0)[0]
+
+
+def _of_at_most(
+    size: int, shards: Sequence[tuple[_Shard, list[Segment]]]
+) -> Iterator[list[tuple[_Shard, list[Segment]]]]:
+    """Neighbours whose segments have at most `size` bytes together, or one shard with more."""
+    group: list[tuple[_Shard, list[Segment]]] = []
+    held = 0
+    for each in shards:
+        more = sum(segment.end - segment.start for segment in each[1])
+        if group and held + more > size:
+            yield group
+            group, held = [], 0
+        group.append(each)
+        held += more
+    yield group
+
+
+async def _read_results(objects: Objects, shard: _Shard, segments: Sequence[Segment]) -> None:
+    read = await asyncio.gather(*(_lines_of(objects, segment) for segment in segments))
+    for segment, lines in zip(segments, read, strict=True):
+        if lines is None:
+            log.error("results cannot be read", key=segment.object_key, lines=len(segment.lines))
+            shard.damaged.append(segment)
+        else:
+            shard.results.update(lines)
 
 
 async def _lines_of(objects: Objects, segment: Segment) -> dict[int, ResultLine] | None:

@@ -9,6 +9,9 @@ from app.batch.file_kind import HEAD_BYTES, not_json_lines
 from app.batch.lines import Line, LineError, LineFault, RawLine, quoted, read_line, split_lines
 from app.batch.warnings import Warnings
 from app.capabilities import Capabilities, CapabilitiesOf, lacking
+from app.errors import CapabilitiesUnknown, RequestRefused
+from app.limits import check_request, check_text
+from app.media import media_fault
 from app.members import misnamed, unknown
 from app.settings import Settings
 from app.store import ShardPlan
@@ -36,7 +39,10 @@ class Validation:
 async def validate(
     parts: AsyncIterator[bytes], *, endpoint: str, settings: Settings, capabilities: CapabilitiesOf
 ) -> Validation:
-    """Reads the file's bytes in one pass. Memory: one line, and 16 bytes a custom_id."""
+    """Reads the file's bytes in one pass. Memory: one line, and 16 bytes a custom_id.
+
+    Raises CapabilitiesUnknown at the first line that names a model of which `capabilities` knows nothing yet.
+    """
     head = await anext(parts, b"")
     if (wrong := not_json_lines(head[:HEAD_BYTES])) is not None:
         return Validation(faults=[wrong])
@@ -90,6 +96,8 @@ class ShardCutter:
 class _Reader:
     def __init__(self, endpoint: str, settings: Settings, capabilities: CapabilitiesOf) -> None:
         self._endpoint, self._served, self._limits = endpoint, settings.served, settings.limits
+        self._requests = settings.requests
+        self._media = {model.id: model.allowed_media_domains for model in settings.models}
         self._capabilities_of = capabilities
         self._capabilities: Capabilities | None = None
         self._unknown_is_a_fault = settings.unknown_parameters == "fault"
@@ -117,8 +125,13 @@ class _Reader:
             line, body = self._parsed(raw)
             self._check(line, body)
             self._check_members(raw.number, body)
+            check_request(self._endpoint, body, self._requests)
+            self._check_media(body)
         except LineError as error:
             self._fault(error.at(raw.number))
+        except RequestRefused as refused:
+            param = "body" if refused.param is None else f"body.{refused.param}"
+            self._fault(LineFault(refused.code, str(refused), param, raw.number))
 
     def faults(self) -> list[LineFault]:
         if not self._lines:
@@ -141,6 +154,7 @@ class _Reader:
             raise LineError(
                 "line_too_large", f"This line has {raw.length} bytes; at most {self._limits.line_bytes} are allowed."
             )
+        check_text(raw.data, self._requests)
         return read_line(raw.data)
 
     def _check(self, line: Line, body: dict[str, Any]) -> None:
@@ -185,9 +199,16 @@ class _Reader:
     def _choose(self, name: str) -> None:
         self._name = name
         self._capabilities = self._capabilities_of(self._served[name])
-        if self._capabilities is not None and self._endpoint not in self._capabilities.members:
+        if self._capabilities is None:
+            raise CapabilitiesUnknown(f"No engine of model {self._served[name]} has been heard of yet")
+        if self._endpoint not in self._capabilities.members:
             message = lacking(name, self._endpoint, self._capabilities)
             self.refused = LineFault("endpoint_not_supported", message, "endpoint")
+
+    def _check_media(self, body: dict[str, Any]) -> None:
+        if (fault := media_fault(body, self._media[self.model or ""])) is not None:
+            place, message = fault
+            raise LineError("media_url_not_allowed", message, f"body.{place}")
 
     def _check_members(self, number: int, body: dict[str, Any]) -> None:
         known = None if self._capabilities is None else self._capabilities.members.get(self._endpoint)

@@ -1,4 +1,4 @@
-"""Parameters that the engine ignores, counted by name: counted by name, as the batch object shows it."""
+"""Parameters that the engine ignores, counted by name, as the batch object shows them."""
 
 from typing import Any
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +19,23 @@ from openai import (
     InternalServerError,
     NotFoundError,
     OpenAI,
+    RateLimitError,
 )
 
 from app.cli.console import fail, warn
+from app.errors import SettingsError
 from app.loopback import is_loopback
 
 AWAY_SECONDS = 600.0
 """How long a server may be away before a command stops asking: a restart of everything takes a minute or two."""
 
 RETRY_SECONDS = 2.0
+
+ANSWER_SECONDS = 30.0
+"""How long an answer may take to come, and to go on. A server that takes longer hangs."""
+
+UPLOAD_SECONDS = 600.0
+"""The same for an upload, which the server may have to pass on to a store before it answers."""
 
 SERVER_HELP = "The server's URL. Default: BATCHYARD_SERVER, else OPENAI_BASE_URL, else this machine's."
 ServerUrl = Annotated[str, typer.Option("--server", "--base-url", help=SERVER_HELP, show_default=False)]
@@ -51,7 +59,11 @@ class Connection:
 
     @classmethod
     def of(cls, server: str, key: str) -> "Connection":
-        """As option and environment say. Says so where OPENAI_BASE_URL decides: it may be set for somebody else."""
+        """As option, environment and config say.
+
+        Says so where OPENAI_BASE_URL decides: it may be set for somebody else. Raises SettingsError for a config that
+        BATCHYARD_CONFIG names and that cannot be read.
+        """
         if url := server or os.environ.get("BATCHYARD_SERVER", ""):
             return cls(_with_v1(url, "--server" if server else "BATCHYARD_SERVER"), key)
         if url := os.environ.get("OPENAI_BASE_URL", ""):
@@ -65,12 +77,18 @@ class Connection:
         return OpenAI(
             base_url=self.url,
             api_key=self.key or "none",  # the client wants some
+            timeout=ANSWER_SECONDS,
             http_client=DefaultHttpxClient(
                 # A proxy that the environment names would answer in place of a server on this machine.
                 trust_env=not is_loopback(urlsplit(self.url).hostname or ""),
                 event_hooks={} if self.key else {"request": [_without_key]},
             ),
         )
+
+    @cached_property
+    def once(self) -> OpenAI:
+        """For `patiently`, which tries again itself and says so."""
+        return self.client.with_options(max_retries=0)
 
     def post(self, path: str) -> object:
         """To a path beside /v1."""
@@ -102,13 +120,13 @@ def answers(connection: Connection) -> Iterator[None]:
 def patiently(ask: Callable[[], Answer], on_away: Callable[[str], None], on_back: Callable[[], None]) -> Answer:
     """The answer, however often the server is away meanwhile. Raises ServerAway after AWAY_SECONDS of that.
 
-    `on_away` is told why, once; `on_back` is called at the first answer after it.
+    `on_away` is called with the reason, once; `on_back` at the first answer after it.
     """
     since: float | None = None
     while True:
         try:
             answer = ask()
-        except (APIConnectionError, InternalServerError, NotFoundError, httpx.TransportError) as error:
+        except (APIConnectionError, InternalServerError, RateLimitError, NotFoundError, httpx.TransportError) as error:
             if isinstance(error, NotFoundError) and error.param is not None:
                 raise  # of the application: it knows no such thing. Serve says 404 as well until there is one
             if since is None:
@@ -123,11 +141,20 @@ def patiently(ask: Callable[[], Answer], on_away: Callable[[str], None], on_back
             return answer
 
 
-def local_url(environ: os._Environ[str] = os.environ) -> str:
-    """This machine's server, as the environment says."""
-    host = environ.get("BATCHYARD_HOST") or "127.0.0.1"
+def local_url(environ: Mapping[str, str] = os.environ) -> str:
+    """Where `batchyard up` would serve from here. Raises SettingsError as Connection.of does."""
+    from deployments.local.local_config import LocalConfig
+
+    host, port = environ.get("BATCHYARD_HOST") or "127.0.0.1", environ.get("BATCHYARD_PORT") or "8000"
+    try:
+        config = LocalConfig.load(environ)
+        host, port = config.host, str(config.port)
+    except SettingsError:
+        if environ.get("BATCHYARD_CONFIG"):
+            raise
+        # Not a folder that a server is started from: a local.yaml in it, if there is one, is of something else.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # every address: also the loopback's
-    return f"http://{f'[{host}]' if ':' in host else host}:{environ.get('BATCHYARD_PORT') or '8000'}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _with_v1(url: str, where_from: str) -> str:

@@ -75,7 +75,7 @@ def await_ready(server_url: str, server: "subprocess.Popen[bytes]", log_file: Pa
 
     deadline = time.monotonic() + START_SECONDS
     with console.status("Waiting until a batch would be accepted"):
-        while server.poll() is None:  # first: who answers on the port need not be this server
+        while server.poll() is None:  # first: what answers on the port need not be this server
             if http_status(f"{server_url}/readyz") == 200:
                 return
             if time.monotonic() > deadline:

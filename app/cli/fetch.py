@@ -8,7 +8,7 @@ from openai.types import Batch
 from app.cli.connection import Connection, ServerAway, patiently
 from app.cli.console import INTERRUPTED, LEFT, fail, say, warn
 from app.cli.follow import follow
-from app.cli.outputs import Outputs, replace_file
+from app.cli.outputs import Outputs, is_stream, write_whole
 from app.cli.words import ending, faults_of, warnings_of
 
 
@@ -27,10 +27,10 @@ def fetch(connection: Connection, batch: Batch, outputs: Outputs | None) -> Batc
     except ServerAway:
         fail(f"{connection.url} stays away. {batch.id} goes on when it is back. Its results: {later}", LEFT)
     except APIError as error:
-        fail(f"{connection.words(error)}\n{batch.id} is unaffected. Its results: {later}", LEFT)
+        fail(f"{connection.words(error)}\n{batch.id} is unaffected. Its results: {later}")
     except OSError as error:
         fail(f"{error.filename or 'The output'}: {error.strerror}. The results stay at the server: {later}")
-    _tell(batch, outputs)
+    _report(batch, outputs)
     return batch
 
 
@@ -43,15 +43,17 @@ def _write(connection: Connection, batch: Batch, outputs: Outputs) -> None:
     if not any(file_id for file_id, _ in files):
         return
     for file_id, path in files:
-        if file_id is None:
+        if path is None:
+            continue
+        if file_id is not None:
+            write_whole(path, lambda part, file_id=file_id: _download(connection, file_id, part))  # type: ignore[misc]
+        elif not is_stream(path):
             path.unlink(missing_ok=True)
-        else:
-            replace_file(path, lambda part, file_id=file_id: _download(connection, file_id, part))  # type: ignore[misc]
 
 
 def _download(connection: Connection, file_id: str, path: Path) -> None:
     def once() -> None:
-        with connection.client.files.with_streaming_response.content(file_id) as answer:
+        with connection.once.files.with_streaming_response.content(file_id) as answer:
             answer.stream_to_file(path)
 
     patiently(
@@ -61,13 +63,18 @@ def _download(connection: Connection, file_id: str, path: Path) -> None:
     )
 
 
-def _tell(batch: Batch, outputs: Outputs | None) -> None:
+def _report(batch: Batch, outputs: Outputs | None) -> None:
     for warning in warnings_of(batch):
         warn(warning)
     say(ending(batch))
-    for fault in faults_of(batch, outputs.faults if outputs and batch.error_file_id else None):
+    error_file = outputs.faults if outputs and batch.error_file_id else None
+    for fault in faults_of(batch, error_file):
         warn(f"  {fault}")
-    if outputs is not None:
-        for file_id, path in ((batch.output_file_id, outputs.answers), (batch.error_file_id, outputs.faults)):
-            if file_id is not None:
-                say(f"{path}: {path.stat().st_size:,} bytes")
+    if outputs is None:
+        return
+    if batch.output_file_id is not None and not is_stream(outputs.answers):
+        say(f"{outputs.answers}: {outputs.answers.stat().st_size:,} bytes")
+    if error_file is not None:
+        say(f"{error_file}: {error_file.stat().st_size:,} bytes")
+    elif batch.error_file_id is not None:
+        warn(f"The failed lines are not beside {outputs.answers}: batchyard batches download {batch.id} -o FILE")

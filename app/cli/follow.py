@@ -36,7 +36,7 @@ def follow(connection: Connection, batch: Batch, later: str) -> Batch:
             display.show(batch, away=True)
 
         def ask() -> Batch:
-            return connection.client.batches.retrieve(batch.id)
+            return connection.once.batches.retrieve(batch.id)
 
         display.show(batch)
         while batch.status not in FINAL:
@@ -103,8 +103,9 @@ class Lines:
 
 
 def _pace(lines: float, tokens: float) -> str:
-    said = [f"{rate:,.1f} {what}/s" for rate, what in ((lines, "lines"), (tokens, "tokens")) if rate > 0]
-    return ", ".join(said)
+    if lines <= 0:
+        return ""
+    return f"{lines:,.1f} lines/s done" + (f", {tokens:,.1f} output tokens/s in them" if tokens > 0 else "")
 
 
 def _duration(seconds: float) -> str:

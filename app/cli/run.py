@@ -8,7 +8,7 @@ import typer
 from openai import APIConnectionError, APIError
 from openai.types import Batch
 
-from app.cli.connection import ApiKey, Connection, ServerUrl
+from app.cli.connection import UPLOAD_SECONDS, ApiKey, Connection, ServerUrl
 from app.cli.console import INTERRUPTED, LEFT, fail, say
 from app.cli.fetch import fetch
 from app.cli.inputs import endpoint_of
@@ -45,7 +45,8 @@ def submit(connection: Connection, input_file: Path, endpoint: str) -> Batch:
     making = False
     try:
         with input_file.open("rb") as data:
-            uploaded = connection.client.files.create(file=data, purpose="batch")
+            slowly = connection.client.with_options(timeout=UPLOAD_SECONDS)
+            uploaded = slowly.files.create(file=data, purpose="batch")
         making = True
         batch = connection.client.batches.create(
             input_file_id=uploaded.id,

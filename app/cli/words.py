@@ -42,13 +42,17 @@ def standing(batch: Batch) -> str:
     """What the batch waits for or is at, while it has not ended."""
     if any(fault.code == "batch_paused" for fault in _errors(batch)):
         return "paused: its lines killed too many engines"
-    progress = extension(batch, "progress") or {}
-    running, before = progress.get("in_engine", 0), progress.get("queued_before", 0)
+    running, before = in_engine(batch), (extension(batch, "progress") or {}).get("queued_before", 0)
     if batch.status != "in_progress" or not (running or before):
         return batch.status
     if running:
         return f"{running:,} {_lines(running)} in the engine"
     return f"waits behind {before:,} {_lines(before)}"
+
+
+def in_engine(batch: Batch) -> int:
+    """Lines of it that are in an engine, where the server says so."""
+    return int((extension(batch, "progress") or {}).get("in_engine", 0))
 
 
 def warnings_of(batch: Batch) -> Iterator[str]:
@@ -100,15 +104,30 @@ def _group(group: dict[str, Any]) -> str:
 
 
 def _line_faults(error_file: Path) -> Iterator[dict[str, Any]]:
-    """Of each line of an error file: what it met. The error is the line's own, or the body of the answer to it."""
+    """What each line of an error file met. Lines that are no JSON object count as well."""
     with error_file.open("rb") as file:
-        for line in map(json.loads, file):
-            response = line.get("response") or {}
-            error = line.get("error") or (response.get("body") or {}).get("error") or {}
-            code = error.get("code")
-            if not code or isinstance(code, int):  # vLLM's code is the status again
-                code = f"status {response.get('status_code')}"
-            yield {"code": str(code), "message": error.get("message"), "custom_id": line.get("custom_id")}
+        for line in file:
+            try:
+                found = json.loads(line)
+            except ValueError:
+                found = None
+            yield _line_fault(found if isinstance(found, dict) else {})
+
+
+def _line_fault(line: dict[str, Any]) -> dict[str, Any]:
+    """The error is the line's own, or in the body of the answer to it; some servers have it as a mere text."""
+    response = _mapping(line.get("response"))
+    error = line.get("error") or _mapping(response.get("body")).get("error")
+    code = _mapping(error).get("code")
+    if not code or isinstance(code, int):  # vLLM's code is the status again
+        status = response.get("status_code")
+        code = f"status {status}" if status else "unknown error"
+    message = error.get("message") if isinstance(error, dict) else error
+    return {"code": str(code), "message": message, "custom_id": line.get("custom_id")}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _lines(number: int) -> str:
@@ -117,15 +136,18 @@ def _lines(number: int) -> str:
 
 @dataclass
 class Pace:
-    """How fast a batch goes, since the first look at which it ran."""
+    """How fast a batch goes, since the first look at which lines of it ran: its time in the queue does not count."""
 
     _first: tuple[float, int, int] | None = None
 
     def at(self, batch: Batch, now: float) -> tuple[float, float]:
-        """Lines and tokens a second; `now` is monotonic. 0 while nothing is known."""
+        """Lines a second, and tokens of their answers; `now` is monotonic. 0 while nothing is known.
+
+        Both are of lines that are done: of what is still in the engine nobody knows the tokens.
+        """
         completed, failed, _ = counts_of(batch)
         tokens = batch.usage.output_tokens if batch.usage else 0
-        if self._first is None and batch.status == "in_progress":
+        if self._first is None and batch.status == "in_progress" and (completed + failed or in_engine(batch)):
             self._first = (now, completed + failed, tokens)
         if self._first is None or now <= self._first[0]:
             return 0.0, 0.0

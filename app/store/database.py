@@ -87,7 +87,7 @@ class Database:
 
     @classmethod
     def make(cls, url: str) -> None:
-        """For whoever deploys: makes a database that is a file and is not there. Raises StoreUnavailable."""
+        """For the process that deploys: makes a database that is a file and is not there. Raises StoreUnavailable."""
         if _is_missing(url):
             cls.open(url, lambda: int(time.time())).close()
 

@@ -31,11 +31,13 @@ class RepairVerbs(BatchVerbs):
         return True
 
     @writing
-    def put_off_batch(self, connection: Connection, claim: BatchClaim, seconds: float) -> bool:
-        """The step that was claimed failed through a fault of the batch's own, which is counted. Nobody claims the
-        batch for so long. Returns whether the claim still held."""
+    def put_off_batch(self, connection: Connection, claim: BatchClaim, seconds: float, *, fault: bool) -> bool:
+        """Nobody claims the batch for so long. Returns whether the claim still held.
+
+        `fault`: what was claimed failed through a fault of the batch's own, which is counted.
+        """
         held = update(batches).where(self._held(claim))
-        values = {"faults": batches.c.faults + 1, "lease_until": database_now() + literal(seconds)}
+        values = {"faults": batches.c.faults + int(fault), "lease_until": database_now() + literal(seconds)}
         return bool(connection.execute(held.values(**values)).rowcount)
 
     @writing

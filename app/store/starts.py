@@ -35,15 +35,15 @@ class Restarts:
     `last_hour`: its unplanned starts within the last hour; `counted`: those of them that draw on the budget, hence none
     from before a reset and none that a line was to blame for. `refills_at`: the budget is spent until then.
 
-    The rest is about the starts of one deploy: why the newest that failed did, and how long ago that one began; how
-    long ago the newest of all began; and whether there were none but the planned ones.
+    The rest is about the starts of one deploy: why the one that failed last did, or ended, and how long ago that was;
+    how long ago the newest of all began; and whether there were none but the planned ones.
     """
 
     last_hour: int = 0
     counted: int = 0
     refills_at: float | None = None
     failure: str | None = None
-    failed_start_age: float | None = None
+    failure_age: float | None = None
     newest_start_age: float | None = None
     all_planned: bool = True
 
@@ -76,8 +76,10 @@ class StartVerbs(Database):
         return StartAnswer(0)
 
     @writing
-    def note_failed_start(self, connection: Connection, starter: str, reason: str) -> None:
-        connection.execute(update(starts).where(starts.c.starter == starter).values(failure=reason))
+    def note_failure(self, connection: Connection, starter: str, reason: str) -> None:
+        """Why its start failed, or why it ended later."""
+        failed = {"failure": reason, "failed_at": database_now()}
+        connection.execute(update(starts).where(starts.c.starter == starter).values(failed))
 
     @writing
     def reset_restarts(self, connection: Connection, subject: str) -> bool:
@@ -96,20 +98,24 @@ class StartVerbs(Database):
         if deploy is not None:
             of_deploy.append(starts.c.deploy == deploy)
         newest = self._newest(connection, *of_deploy)
-        failed = self._newest(connection, *of_deploy, starts.c.failure.is_not(None))
+        failed = self._failed_last(connection, *of_deploy)
         return Restarts(
             last_hour=int(connection.scalar(select(func.count()).where(*in_hour)) or 0),
             counted=used,
             refills_at=_refills_at(now, unplanned, used, budget) if used >= budget else None,
             failure=failed.failure if failed else None,
-            failed_start_age=now - failed.at if failed else None,
+            failure_age=now - failed.failed_at if failed else None,
             newest_start_age=now - newest.at if newest else None,
             all_planned=self._newest(connection, *of_deploy, starts.c.kind != "planned") is None,
         )
 
     def _newest(self, connection: Connection, *conditions: ColumnElement[bool]) -> Row[Any, Any] | None:
-        newest = select(starts.c.at, starts.c.failure).where(*conditions).order_by(starts.c.seq.desc()).limit(1)
+        newest = select(starts.c.at).where(*conditions).order_by(starts.c.seq.desc()).limit(1)
         return connection.execute(newest).first()
+
+    def _failed_last(self, connection: Connection, *conditions: ColumnElement[bool]) -> Row[Any, Any] | None:
+        failed = select(starts.c.failed_at, starts.c.failure).where(*conditions, starts.c.failed_at.is_not(None))
+        return connection.execute(failed.order_by(starts.c.failed_at.desc()).limit(1)).first()
 
     @writing
     def forget_starts(self, connection: Connection, age_seconds: float) -> None:

@@ -123,7 +123,7 @@ shards = Table(
     Column("count", Integer, nullable=False),
     # pending → running → done, back to pending when released; closed when its batch stopped early.
     Column("state", String(8), nullable=False, default="pending"),
-    # For operators: which dispatcher has it. Claims are told apart by their epoch.
+    # For operators: which dispatcher has it. Claims are distinguished by their epoch.
     Column("owner", String(64)),
     Column("epoch", Integer, nullable=False, default=0),
     Column("lease_until", Float),
@@ -146,7 +146,7 @@ segments = Table(
     Column("object_key", String(255), nullable=False),
     Column("start", BigInteger, nullable=False),
     Column("end", BigInteger, nullable=False),
-    # Checksum of these bytes, by whoever wrote them; null: written before there were any.
+    # Checksum of these bytes, by the process that wrote them; null: written before there were any.
     Column("digest", String(16)),
     # Positions within the shard, from 0; `failed` are those of them that belong into the error file.
     Column("lines", JSON, nullable=False),
@@ -177,14 +177,15 @@ starts = Table(
     Column("starter", String(64)),
     Column("deploy", String(64)),
     Column("at", Float, nullable=False),
-    # Why the start came to nothing, where it is known.
+    # Why the start failed, or why the replica ended later, where it is known; and when.
     Column("failure", String),
+    Column("failed_at", Float),
     CheckConstraint("kind IN ('planned', 'unplanned', 'excused', 'reset')", name="kind"),
     Index(None, "subject", "seq"),
     Index(None, "starter"),
 )
 
-# One row once it is known: the object by which the ledger's object store is told from any other.
+# One row once it is known: the object by which the ledger's object store is recognised.
 object_store = Table(
     "object_store",
     metadata,

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from app.errors import BatchyardError
+from app.file_modes import keep_new_files_private
 from deployments.local.checks import checked_settings
 from deployments.local.folder_lock import LOCK_FILE, AlreadyServed, server_pid
 from deployments.local.local_config import LocalConfig, refuse_taken_port
@@ -70,6 +71,7 @@ class Background:
             raise AlreadyServed(self.data, pid)
         checked_settings(self.config)  # here, and not in a log
         refuse_taken_port(self.config)  # else the answer could be another server's
+        keep_new_files_private()
         make_room(self.log)
         start = LogOfThisStart(self.log)
         server = self._start()

@@ -20,23 +20,13 @@ def checked_settings(config: LocalConfig) -> Settings:
 
 def _folder_faults(settings: Settings) -> Iterator[ConfigFault]:
     for index, model in enumerate(settings.models):
-        for place, folder in _named_folders(model).items():
-            if _means_a_folder(folder) and not Path(folder).expanduser().exists():
-                full = Path(folder).expanduser().absolute()
-                yield ("models", index, *place), f"there is no folder {full}"
+        for place, source in _sources(model).items():
+            if Path(source).is_absolute() and not Path(source).exists():  # the settings name folders in full
+                yield ("models", index, *place), f"there is no folder {source}"
 
 
-def _named_folders(model: ModelSettings) -> dict[tuple[str, ...], str]:
-    return {("source",): model.source} | {("adapters", name): folder for name, folder in model.adapters.items()}
-
-
-def _means_a_folder(source: str) -> bool:
-    """And no name on a hub, which has at most one slash, behind an owner who is never called `models`."""
-    first, slash, rest = source.partition("/")
-    if "://" in source:
-        return False
-    written_as_path = source.startswith(("/", "./", "../", "~")) or "/" in rest
-    return written_as_path or (bool(slash) and (first == "models" or Path(first).is_dir()))
+def _sources(model: ModelSettings) -> dict[tuple[str, ...], str]:
+    return {("source",): model.source} | {("adapters", name): source for name, source in model.adapters.items()}
 
 
 def _engine_faults(settings: Settings) -> Iterator[ConfigFault]:

@@ -13,13 +13,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import psutil
 import structlog
 
+from app import api_keys
 from app.errors import SettingsError
+from app.file_modes import close
 from app.telemetry import start_telemetry
 from deployments.local.family import (
     AWAITED_SIGNALS,
@@ -33,18 +36,14 @@ from deployments.local.family import (
 from deployments.local.local_config import LocalConfig
 from deployments.local.log_file import STARTING
 from deployments.local.log_lines import one_format, write_what_is_left
-from deployments.local.probe import http_status
 
 log = structlog.get_logger()
 
 ESSENTIAL_PROCESSES = ("gcs_server", "raylet")
 """Ray's processes that a cluster does not outlive and that nothing starts again."""
 
-LOOK_SECONDS = 10.0
-"""How often the cluster is asked for a sign of life: at 20 ms of CPU for an answer, 0.2 % of a core."""
-
-SILENT_LOOKS = 6
-"""So often in a row without an answer it hangs. Proxy and controller, when they die, are back in half that time."""
+RAYS_TOKEN = Path("~/.ray/auth_token")
+"""Whoever reads it may run code in the cluster. Ray makes it once for all clusters of a user, as the umask is then."""
 
 
 def run_child(scratch: str) -> None:
@@ -94,22 +93,25 @@ def run_cluster(scratch: str) -> None:
 
     config = LocalConfig.load()
     settings = config.settings()
+    os.environ.pop(api_keys.VARIABLE, None)  # of Ray's processes the gateway alone needs it, which has it from `args`
     # The application's imports (vLLM: 10 s) go on while Ray's own processes start.
     loading = threading.Thread(target=config.application)
     loading.start()
     stopping = threading.Event()
     try:
         log.info(STARTING, step="Ray")
+        with contextlib.suppress(PermissionError):  # another user's home, as in some containers: theirs to close
+            close(RAYS_TOKEN.expanduser())
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, cpus(settings)),
             include_dashboard=True,
             dashboard_port=_free_port(),
             namespace="serve",
-            _temp_dir=scratch,
+            _temp_dir=_rays_folder(scratch),
         )
         threading.Thread(target=_end_with_cluster, args=(_watched_processes(), stopping, scratch), daemon=True).start()
-        threading.Thread(target=_end_when_silent, args=(config.url, stopping, scratch), daemon=True).start()
+        threading.Thread(target=_end_when_dead, args=(config, stopping, scratch), daemon=True).start()
         log.info(STARTING, step="Ray Serve")
         serve.start(
             proxy_location="HeadOnly",
@@ -121,7 +123,7 @@ def run_cluster(scratch: str) -> None:
         )
         log.info(STARTING, step="the application")
         loading.join()
-        application = config.application()(config.args)
+        application = config.application()({**config.args, "api_keys": settings.api_keys})
         os.write(0, b"\0")  # tells the parent that the cluster is up
         log.info(f"Batchyard serves on {config.url}. Models load: see {config.url}/readyz")
         try:
@@ -135,6 +137,13 @@ def run_cluster(scratch: str) -> None:
         # But before Ray's processes are killed: a connected driver, this process, ends at once when its raylet does.
         stopping.set()
         ray.shutdown()
+
+
+def _rays_folder(scratch: str) -> str:
+    """Within `scratch`, which is its owner's alone: Ray opens the folder that it is given to everybody."""
+    folder = Path(scratch, "ray")
+    folder.mkdir()
+    return str(folder)
 
 
 def _watched_processes() -> dict[int, str]:
@@ -162,27 +171,13 @@ def _end_with_cluster(processes: dict[int, str], stopping: threading.Event, scra
         _end_at_once(scratch)
 
 
-def _end_when_silent(url: str, stopping: threading.Event, scratch: str) -> None:
-    """Ends this process when nobody answers over HTTP any more: a raylet that hangs takes the whole cluster with it,
-    and has not ended."""
-    if falls_silent(url, stopping):
-        log.error("the Ray cluster is lost: it hangs", unanswered=f"{url}/livez", seconds=SILENT_LOOKS * LOOK_SECONDS)
+def _end_when_dead(config: LocalConfig, stopping: threading.Event, scratch: str) -> None:
+    """Ends this process when the cluster hangs: a raylet that does takes all with it, and has not ended."""
+    from deployments.local.life import why_dead
+
+    if why := why_dead((config.host, config.port), stopping):
+        log.error("the Ray cluster is lost: it hangs", reason=why)
         _end_at_once(scratch)
-
-
-def falls_silent(url: str, stopping: threading.Event) -> bool:
-    """True once SILENT_LOOKS in a row had no answer, whatever it says, after one that had; False when stopped."""
-    unanswered, took = None, 0.0
-    while not stopping.wait(LOOK_SECONDS - took):
-        asked = time.monotonic()
-        if http_status(f"{url}/livez") is not None:
-            unanswered = 0
-        elif unanswered is not None:
-            unanswered += 1
-            if unanswered == SILENT_LOOKS:
-                return True
-        took = time.monotonic() - asked
-    return False
 
 
 def _end_at_once(scratch: str) -> NoReturn:

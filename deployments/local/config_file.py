@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from app.errors import ConfigFault, SettingsError
 from app.settings import did_you_mean, dotted
@@ -55,25 +56,14 @@ class ConfigFile:
     """`content` has one application; what stands in its `args` is for `Settings` to judge."""
 
     path: Path
-    content: dict[str, Any]
+    content: dict[str, Any] = field(repr=False)  # it may hold keys
     lines: dict[Place, int] = field(repr=False)
     """Where each value stands, from 1."""
 
     @classmethod
     def read(cls, path: Path) -> "ConfigFile":
         """Raises SettingsError."""
-        try:
-            text = path.read_text()
-            root, content = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-        except OSError as error:
-            raise SettingsError(f"BATCHYARD_CONFIG: {path} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{path} is no text in UTF-8") from error
-        except yaml.MarkedYAMLError as error:
-            line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-            raise SettingsError(f"{path}{line}: this is not YAML: {error.problem}") from error
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{path}: this is not YAML: {error}") from error
+        root, content = _parsed(path)
         if content is None or root is None:
             raise SettingsError(f"{path} is empty; it must be a Serve config, such as local.yaml")
         if not isinstance(content, dict):
@@ -101,6 +91,42 @@ class ConfigFile:
         known = next((place[:end] for end in range(len(place), 0, -1) if place[:end] in self.lines), ())
         line = f":{self.lines[known]}" if known else ""
         return f"{self.path}{line}: {dotted(place)}: "
+
+
+class _Loader(yaml.SafeLoader):
+    """Names the line as well of what only looks like a date or a number, and of what is a part of itself."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        node = super().compose_node(parent, index)
+        if node is not None and node.end_mark is None:  # of an alias, and what it stands for has not ended yet
+            raise ConstructorError(None, None, "this value is a part of itself", node.start_mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            problem = f"{node.value!r} cannot be read ({error}); in quotes it is text"
+            raise ConstructorError(None, None, problem, node.start_mark) from error
+
+
+def _parsed(path: Path) -> tuple[yaml.Node | None, Any]:
+    """The file's nodes, and what they stand for. Raises SettingsError."""
+    try:
+        loader = _Loader(path.read_text())
+        root = loader.get_single_node()
+        return root, None if root is None else loader.construct_document(root)
+    except OSError as error:
+        raise SettingsError(f"BATCHYARD_CONFIG: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is no text in UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SettingsError(f"{path}{line}: this is not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: this is not YAML: {error}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path} is nested too deeply") from error
 
 
 def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:

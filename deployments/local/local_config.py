@@ -4,7 +4,7 @@ import importlib
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class LocalConfig:
 
     file: ConfigFile
     import_path: str
-    args: Mapping[str, Any]
+    args: Mapping[str, Any] = field(repr=False)  # it may hold keys
     host: str
     port: int
     request_timeout_s: float | None

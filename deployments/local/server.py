@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import psutil
 import structlog
 
+from app import api_keys
+from app.file_modes import keep_data_private, keep_new_files_private
 from app.settings import Settings
 from app.telemetry import alert, start_telemetry
 from deployments.environment import NEEDED
@@ -34,6 +36,7 @@ from deployments.local.family import (
 from deployments.local.folder_lock import lock_folder
 from deployments.local.local_config import LocalConfig, refuse_taken_port
 from deployments.local.log_file import keep_short, log_file
+from deployments.local.own_environment import forget
 from deployments.restarts import ClusterBrake, ledger_asker
 
 log = structlog.get_logger()
@@ -52,6 +55,17 @@ ENVIRONMENT = NEEDED | {
     "RAY_DEDUP_LOGS": "0",
 }
 
+LOOPBACK = {
+    # Ray's switch for systems on which it supports no clusters of several nodes: the address of its node, to which all
+    # its servers bind, is then 127.0.0.1. That address as an argument of `ray.init` is replaced by an external one.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # vLLM looks for its own node among Ray's by address.
+    "VLLM_HOST_IP": "127.0.0.1",
+    # PyTorch's Gloo would listen where this machine's own name leads to.
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+"""One machine: nothing but the HTTP port is for others, and that only where the config says so."""
+
 
 def serve() -> int:
     """Runs until SIGINT or SIGTERM, and starts the cluster again when it is lost; returns the exit code.
@@ -61,7 +75,10 @@ def serve() -> int:
     config = LocalConfig.load()
     settings = checked_settings(config)
     start_telemetry("server")
+    forget(api_keys.VARIABLE)
+    keep_new_files_private()
     with lock_folder(settings.data) as lock:
+        keep_data_private(settings.data)
         refuse_taken_port(config)
         print(config.url, end="", file=lock, flush=True)  # for whoever wants to know where we are
         adopt_orphans()
@@ -120,9 +137,11 @@ def _start_child(scratch: str, stdin: socket.socket, settings: Settings) -> subp
         stdin=stdin.fileno(),
         env={
             **ENVIRONMENT,
+            **LOOPBACK,
             "VLLM_RPC_BASE_PATH": scratch,  # vLLM's sockets, which it leaves behind when it is killed
             **os.environ,
             "BATCHYARD_DATA": str(settings.data),
+            api_keys.VARIABLE: ",".join(settings.api_keys),
         },
         start_new_session=True,  # Ctrl-C is for us: the child is told by STOP_CHILD
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from threading import Lock
+from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
@@ -55,6 +56,11 @@ class TrackingRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
         named = [each for each in candidate_replicas if each.replica_id.unique_id == target]
         # A target that is gone: any replica may take the call, and refuses it, so that the caller need not wait.
         return [named or list(candidate_replicas)]
+
+    def create_replica_wrapper(self, replica_info: Any) -> RunningReplica:
+        from deployments.replicas.paced import PacedReplica
+
+        return PacedReplica(replica_info)
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)

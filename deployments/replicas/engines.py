@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from uuid import uuid4
 
 from ray.serve.handle import DeploymentHandle
 
@@ -27,12 +28,14 @@ class RayEngines:
         self, model: str, replica: str, endpoint: str, bodies: Sequence[bytes], *, beside: Beside
     ) -> AsyncIterator[list[Answer | TimedOut]]:
         node = self._watch.node(model, replica)
-        call = self._handles[model].options(stream=True).answer_lines
-        stream = call.remote(endpoint, bodies, beside, replica=replica)
-        entered = False
+        handle, call = self._handles[model], uuid4().hex
+        stream = handle.options(stream=True).answer_lines.remote(endpoint, bodies, beside, call, replica=replica)
+        sent = False
         try:
             async for some in stream:
-                entered = True
+                if not sent:  # they may enter, and do so at `begin`: from then on a death is theirs
+                    sent = True
+                    await handle.begin.remote(call, replica=replica)
                 yield some
         except (asyncio.CancelledError, GeneratorExit):
             stream.cancel()
@@ -41,9 +44,8 @@ class RayEngines:
             self._watch.suspend(model, replica)
             if isinstance(cause_of(error), ReplicaGone):
                 raise ReplicaGone(one_line(error)) from error
-            if beside is not Beside.ANYTHING and not entered:  # a replica says so before it lets such lines in
-                raise ReplicaGone(f"lost while lines waited for others to leave: {one_line(error)}") from error
-            # Lines that share the engine may have been in it, though nothing was heard: what they do can be so quick.
+            if not sent:
+                raise ReplicaGone(f"lost before the lines were in its engine: {one_line(error)}") from error
             if explanation := await self._losses.explanation(model, replica, node, error):
                 raise ReplicaGone(f"{explanation}: {one_line(error)}") from error
             raise EngineLost(one_line(error)) from error

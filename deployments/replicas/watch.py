@@ -16,18 +16,19 @@ from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from app.capabilities import Capabilities
+from app.errors import EngineLost
 from app.health import ModelHealth
 from app.settings import ModelSettings
 from app.store import Restarts
-from deployments.messages import Heartbeat
+from deployments.messages import CoreDeath, Heartbeat
 from deployments.placement import Finding
 from deployments.replicas.board import board
 
 log = structlog.get_logger()
 
 SILENCE_MARGIN_SECONDS = 5.0
-"""A replica silent for its model's `hang_seconds` and this is not healthy. By then its own health check has called the
-core hung."""
+"""A replica silent for its model's `silence_seconds` and this is not healthy. By then its own health check has called
+the core hung, or its guard has ended it."""
 
 REWATCH_SECONDS = 0.2
 
@@ -156,7 +157,7 @@ class ReplicaWatch:
 
         A failure from before all replicas were healthy is over.
         """
-        failure, age = restarts.failure, restarts.failed_start_age
+        failure, age = restarts.failure, restarts.failure_age
         if age is not None and model.last_complete is not None and age > self._clock() - model.last_complete:
             failure = None
         finding = self._finding(model.settings.id)
@@ -171,7 +172,7 @@ class ReplicaWatch:
 
     def _beating(self, model: _Model) -> dict[str, int]:
         """Also those that left the board less than DEPARTURE_SECONDS ago and whose stream is not broken."""
-        since = self._clock() - model.settings.hang_seconds - SILENCE_MARGIN_SECONDS
+        since = self._clock() - model.settings.silence_seconds - SILENCE_MARGIN_SECONDS
         return {
             name: replica.max_num_seqs
             for name, replica in model.alive.items()
@@ -228,8 +229,11 @@ class ReplicaWatch:
             stream = None
             try:
                 stream = model.handle.options(stream=True).watch.remote(replica=name)
-                async for beat in stream:
-                    self._beat(model, name, beat)
+                async for message in stream:
+                    if isinstance(message, CoreDeath):
+                        self._lost(model, name, EngineLost(message.reason))
+                    else:
+                        self._beat(model, name, message)
             except asyncio.CancelledError:
                 if stream is not None:
                     stream.cancel()

@@ -21,6 +21,16 @@ class Ledger:
         with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=2)) as connection:
             return connection.execute(query, parameters).fetchall()
 
+    def writable(self, seconds: float = 1.0) -> bool:
+        """Whether the lock for writing can be had within so many seconds; a write of the server takes milliseconds."""
+        with closing(sqlite3.connect(self._path, timeout=seconds, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.execute("ROLLBACK")
+            return True
+
     def status(self, batch_id: str) -> str:
         return str(self.ask("SELECT status FROM batches WHERE id = ?", batch_id)[0][0])
 

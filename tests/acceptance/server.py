@@ -39,14 +39,20 @@ class Server:
         }
         self.process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def key(self) -> str | None:
+        """The first of its API keys, where it has some."""
+        return self.environment.get("BATCHYARD_API_KEYS", "").partition(",")[0] or None
+
     @cached_property
     def client(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key or "none", max_retries=0, timeout=60)
 
     @cached_property
     def http(self) -> httpx.Client:
         """One for all: making one costs 30 ms of CPU, which the server under test would lack."""
-        return httpx.Client(base_url=self.url, timeout=60)
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
     def start(self) -> None:
         """Starts the process; `await_ready` waits for it."""

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.acceptance.conftest import running
+from tests.acceptance.inside import family, open_to_others, scratch
 from tests.acceptance.lines import assert_each_line_once, chat, chats, jsonl
 from tests.acceptance.server import Server
 from tests.sentry_receiver import SentryReceiver
@@ -26,8 +28,8 @@ def sentry() -> Iterator[SentryReceiver]:
 def pair(tmp_path_factory: pytest.TempPathFactory, sentry: SentryReceiver) -> Iterator[Server]:
     """Two replicas without a restart to spend: one that dies stays dead."""
     environment = {"BATCHYARD_REPLICAS": "2", "BATCHYARD_RESTARTS_PER_HOUR": "0", "BATCHYARD_API_KEYS": KEY}
+    environment["BATCHYARD_HOST"] = "0.0.0.0"
     pair = Server(tmp_path_factory.mktemp("pair") / "data", SENTRY_DSN=sentry.dsn, **environment)
-    pair.client.api_key = KEY
     for running_pair in running(pair):
         running_pair.until(lambda: pair.health()["status"] == "healthy", 120)
         yield running_pair
@@ -35,6 +37,24 @@ def pair(tmp_path_factory: pytest.TempPathFactory, sentry: SentryReceiver) -> It
 
 def prompts(count: int) -> bytes:
     return jsonl([chat(f"line-{number}", PROMPT, max_tokens=16, ignore_eos=True) for number in range(count)])
+
+
+def test_a_server_for_others_shows_them_its_http_port_alone(pair: Server) -> None:
+    assert open_to_others(pair).keys() == {pair.port}
+
+
+def test_the_key_is_in_no_process_and_in_no_file(pair: Server) -> None:
+    assert pair.client.models.list().data
+    assert httpx.get(f"{pair.url}/v1/models").status_code == 401
+    shown = {
+        f"{process.pid} {name}": Path(f"/proc/{process.pid}/{name}").read_bytes()
+        for process in family(pair)
+        for name in ("environ", "cmdline")
+    }
+    files = (pair.log, *pair.data.rglob("*"), *scratch(pair).rglob("*"))
+    shown |= {str(path): path.read_bytes() for path in files if path.is_file()}
+    assert len(shown) > 30
+    assert [name for name, content in shown.items() if KEY.encode() in content] == []
 
 
 def test_with_one_of_two_replicas_gone_batches_are_accepted_and_health_says_degraded(

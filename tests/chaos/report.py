@@ -1,14 +1,11 @@
-"""What a row of the table says, how it is kept, and the table."""
+"""What a row of the table says, and the table."""
 
-import json
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from tests.commands import ROOT
+from tests.rows import Kept, markdown
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 FOLDER = ROOT / os.environ.get("BATCHYARD_CHAOS", ".batchyard-chaos")
@@ -66,55 +63,6 @@ def together(rows: Sequence[Row]) -> Row:
     )
 
 
-@dataclass
-class Kept:
-    """A row as it lies in the folder of results."""
-
-    row: Row
-    commit: str
-    date: str
-    seconds: float
-
-
-class Results:
-    """One JSON file a row, so that a run that is broken off goes on where it was."""
-
-    def __init__(self) -> None:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        self._commit = commit()
-
-    def keep(self, name: str, row: Row, seconds: float) -> None:
-        kept = Kept(row, self._commit, datetime.now(UTC).strftime("%Y-%m-%d"), round(seconds, 1))
-        self._path(name).write_text(json.dumps(asdict(kept), indent=1) + "\n")
-
-    def kept(self, name: str) -> Kept | None:
-        if not self._path(name).exists():
-            return None
-        found = json.loads(self._path(name).read_text())
-        return Kept(**{**found, "row": Row(**found["row"])})
-
-    def done(self, name: str) -> bool:
-        """With this very commit."""
-        kept = self.kept(name)
-        return kept is not None and kept.commit == self._commit
-
-    def _path(self, name: str) -> Path:
-        return FOLDER / f"{name}.json"
-
-
-def commit() -> str:
-    asked = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return asked.stdout.strip()
-
-
-def machine() -> str:
-    cpus = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in cpus if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of {names[0] if names else 'an unknown CPU'}"
-
-
 HEADER = (
     "fault",
     "in flight",
@@ -129,13 +77,12 @@ HEADER = (
 )
 
 
-def table(rows: Mapping[str, Kept | None]) -> str:
+def table(rows: Mapping[str, Kept[Row] | None]) -> str:
     """Markdown, from fault to row. Rows that were not run say so."""
-    lines = [HEADER, tuple("---" for _ in HEADER), *(_cells(fault, kept) for fault, kept in rows.items())]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown(HEADER, [_cells(fault, kept) for fault, kept in rows.items()])
 
 
-def _cells(fault: str, kept: Kept | None) -> tuple[str, ...]:
+def _cells(fault: str, kept: Kept[Row] | None) -> tuple[str, ...]:
     if kept is None:
         return (fault, *[UNKNOWN] * (len(HEADER) - 2), "not run")
     row = kept.row
@@ -155,19 +102,3 @@ def _bad(value: int) -> str:
 
 def _seconds(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
-
-
-def write_into_document(section: str, text: str) -> None:
-    """Between the two comments that mark the section."""
-    begin, end = (f"<!-- {section}: {edge} -->" for edge in ("begin", "end"))
-    before, _, rest = DOCUMENT.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    DOCUMENT.write_text(f"{before}{begin}\n{text}\n{end}{after}")
-
-
-def caption(kept: Sequence[Kept]) -> str:
-    commits = ", ".join(sorted({each.commit for each in kept}))
-    dates = sorted({each.date for each in kept})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    minutes = sum(each.seconds for each in kept) / 60
-    return f"Measured on {when}, {machine()}, commit {commits}; {minutes:.0f} minutes in all."

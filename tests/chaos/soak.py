@@ -20,8 +20,9 @@ from pathlib import Path
 import psutil
 
 from tests.chaos.kills import kill
-from tests.chaos.report import DOCUMENT, FOLDER, commit, machine, write_into_document
+from tests.chaos.report import DOCUMENT, FOLDER
 from tests.chaos.yard import ChaosServer, Yards, under_load
+from tests.rows import commit, machine, write_into
 
 KILL_SECONDS = 300
 SAMPLE_SECONDS = 30
@@ -109,7 +110,7 @@ def soak(minutes: float) -> int:
         ]
     )
     print(text)
-    write_into_document("soak", text)
+    write_into(DOCUMENT, "soak", text)
     return int(row.red or any(growth.ratio > FLAT for growth in growths.values()))
 
 

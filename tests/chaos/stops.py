@@ -5,10 +5,11 @@ import time
 
 import psutil
 
+from tests.acceptance.ledger import Ledger
 from tests.acceptance.lines import chat, jsonl
 from tests.chaos.report import Row
 from tests.chaos.watch import health_prober
-from tests.chaos.yard import Scenario, Yards, await_gone, custom_ids, judge, lasting, strike_in_batch
+from tests.chaos.yard import ChaosServer, Scenario, Yards, await_gone, custom_ids, judge, lasting, strike_in_batch
 
 HANG_DETECTED_SECONDS = 40
 HANG_READY_SECONDS = 90
@@ -20,6 +21,11 @@ LONG_PROMPTS = 64
 LONG_SECONDS = 1200
 STOPPED_SECONDS = 25
 """Longer than a lease, shorter than the 30 s after which Serve kills what does not answer its health check."""
+FEW_TOKENS = 4
+"""So that the engine is through with what both dispatchers sent while one is stopped, on a busy machine as well: until
+then the other has no room for more."""
+TAKEN_SECONDS = 20
+"""A lease is 15 s: by then another dispatcher has answers of the shards of one that stopped."""
 
 
 def core(yards: Yards) -> Row:
@@ -64,20 +70,30 @@ def long_prompts(yards: Yards) -> Row:
 def dispatcher(yards: Yards) -> Row:
     """Nobody else is there: its work waits until it wakes up or Serve replaces it."""
     server = yards.running()
-    return strike_in_batch(server, lambda: _stop_for_a_while(server.part("dispatcher")[0]))
+    return strike_in_batch(server, lambda: _stop_a_dispatcher(server))
 
 
 def dispatcher_of_two(yards: Yards) -> Row:
-    """The other takes its shards when the lease has run out. Woken up, it has results of claims that it lost."""
+    """The other's lines go on, and it takes the stopped one's when the lease has run out.
+
+    Woken up, that one has results of claims that it lost.
+    """
     server = yards.running(BATCHYARD_CONFIG=str(yards.config(dispatch={"dispatchers": 2})))
-    row = strike_in_batch(server, lambda: _stop_for_a_while(server.part("dispatcher")[0]))
+    row = strike_in_batch(server, lambda: _stop_a_dispatcher(server), tokens=FEW_TOKENS)
     row.promise(bool(row.twice), "the other did not take its shards")
+    row.promise(row.pause is not None and row.pause < TAKEN_SECONDS, "the other stood still as well")
     return row
 
 
-def _stop_for_a_while(process: psutil.Process) -> None:
+def _stop_a_dispatcher(server: ChaosServer) -> None:
+    """The first one, for a while; not in a write, in which it would keep SQLite's lock from everybody else."""
+    process, ledger = server.part("dispatcher")[0], Ledger(server.data)
     with lasting(STOPPED_SECONDS):
         process.suspend()
+        while not ledger.writable():
+            process.resume()
+            ledger.writable()  # once more: it returns when that write is over
+            process.suspend()
     with contextlib.suppress(psutil.NoSuchProcess):  # replaced meanwhile
         process.resume()
 

@@ -151,6 +151,14 @@ class Yards:
         path.write_text(yaml.safe_dump(config))
         return path
 
+    def config_of_model(self, **settings: Any) -> Path:
+        """The same with these settings of the model; one file for the same settings, so that rows share a server."""
+        config = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
+        config["applications"][0]["args"]["models"][0] |= settings
+        path = self.folder / ("-".join(f"{name}={value}" for name, value in sorted(settings.items())) + ".yaml")
+        path.write_text(yaml.safe_dump(config))
+        return path
+
     def running(self, **environment: str) -> ChaosServer:
         """A whole server with this environment: the one that runs, or a new one with a folder of its own."""
         if self._server is None or self._environment != environment:
@@ -216,13 +224,14 @@ def strike_in_batch(
     probe: Callable[[Server], Prober] = health_prober,
     refusals: Collection[str] = (),
     lines: int = LINES,
+    tokens: int = TOKENS,
 ) -> Row:
     """The row of a fault in the middle of a batch; `strike` returns when the fault is over, if it ever is.
 
     `refusals`: the only answers that a prober may get besides the good ones; none: any.
     """
     ledger = Ledger(server.data)
-    batch = start_batch(server, lines)
+    batch = start_batch(server, lines, max_tokens=tokens)
     with probe(server) as prober, LedgerWatch(ledger) as watch:
         in_flight = ledger.in_flight()
         struck = time.monotonic()

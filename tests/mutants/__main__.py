@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +26,8 @@ AT_ONCE = 2
 SECONDS = 300
 """A mutant may make its tests hang, which pytest's own limit for a test does not always end."""
 
+CAUGHT = "caught"
+
 TESTS_FAILED = 1
 """pytest's exit code. Any other but 0 says that the tests did not run or did not end, which proves nothing."""
 
@@ -35,9 +38,20 @@ def main() -> int:
     chosen = _chosen(parser.parse_args().changed_since)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         outcomes = list(pool.map(_try, chosen))
+    print(summary(chosen, outcomes))
+    return int(any(outcome != CAUGHT for outcome in outcomes))
+
+
+def summary(mutants: Sequence[Mutant], outcomes: Sequence[str]) -> str:
+    """How many came to which end, and then, as the last lines, those that were not caught."""
     counts = Counter(outcomes)
-    print(f"{len(chosen)} mutants: {', '.join(f'{count} {outcome}' for outcome, count in counts.items()) or 'none'}")
-    return int(counts.keys() - {"caught"} != set())
+    head = f"{len(mutants)} mutants: {', '.join(f'{count} {outcome}' for outcome, count in counts.items()) or 'none'}"
+    missed = [
+        f"{outcome}: {mutant.breaks} ({mutant.file})"
+        for mutant, outcome in zip(mutants, outcomes, strict=True)
+        if outcome != CAUGHT
+    ]
+    return "\n".join([head, *missed])
 
 
 def _chosen(revision: str | None) -> list[Mutant]:
@@ -62,7 +76,7 @@ def _try(mutant: Mutant) -> str:
         environment = {**os.environ, "PYTHONPATH": scratch}
         tests = ["timeout", "--kill-after=5", str(SECONDS), *command, *mutant.tests.split()]
         ended = subprocess.run(tests, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    outcome = {0: "SURVIVED", TESTS_FAILED: "caught"}.get(ended.returncode, "TESTS DID NOT END")
+    outcome = {0: "SURVIVED", TESTS_FAILED: CAUGHT}.get(ended.returncode, "TESTS DID NOT END")
     failed = next((line.split()[1] for line in ended.stdout.splitlines() if line.startswith("FAILED tests")), "")
     print(f"{outcome:9} {mutant.breaks} ({mutant.file})\n          {failed}", flush=True)
     return outcome

@@ -3,25 +3,8 @@
 A mutant is one exact replacement in one file. tests/unit/test_mutants.py says when a file has changed under one.
 """
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """`old` stands once in `file`; with `new` in its place at least one of `tests` fails (pytest's arguments)."""
-
-    breaks: str
-    file: str
-    old: str
-    new: str
-    tests: str
-
-    def applied(self, text: str) -> str:
-        """The file's text with the fault in it. Raises ValueError when the file is no longer what the mutant is for."""
-        if (times := text.count(self.old)) != 1:
-            raise ValueError(f"{self.file} has {self.old!r} {times} times, not once: {self.breaks}")
-        return text.replace(self.old, self.new)
-
+from tests.mutants.doors import DOORS
+from tests.mutants.mutant import Mutant
 
 FENCES = (
     Mutant(
@@ -181,6 +164,13 @@ DAMAGE = (
 
 GATE = (
     Mutant(
+        "a batch that waits for its engine uses up its tries",
+        "app/batch/lifecycle.py",
+        "UNHEARD_SECONDS, fault=False)",
+        "UNHEARD_SECONDS, fault=True)",
+        "tests/unit/test_faults.py",
+    ),
+    Mutant(
         "a batch is taken without a healthy replica",
         "app/api/gate.py",
         "if model.healthy == 0:",
@@ -214,6 +204,48 @@ GATE = (
         "            found.suspended = True\n",
         "            pass\n",
         "tests/unit/test_replicas.py",
+    ),
+    Mutant(
+        "a reader that is stopped stops all calls of a replica",
+        "deployments/replicas/paced.py",
+        ", _generator_backpressure_num_objects=ITEMS_AHEAD)",
+        ")",
+        "tests/unit/test_paced.py",
+    ),
+    Mutant(
+        "lines start before their dispatcher knows that they are in",
+        "deployments/engine.py",
+        "                    await begun.wait()\n",
+        "                    pass\n",
+        "tests/unit/test_engine.py",
+    ),
+    Mutant(
+        "lines that kill as they enter are blamed for nothing",
+        "deployments/replicas/engines.py",
+        "                    sent = True\n",
+        "                    sent = bool(some)\n",
+        "tests/unit/test_replicas.py",
+    ),
+    Mutant(
+        "time in which nothing could be received is silence of the core",
+        "deployments/pulse.py",
+        "        if not receiving or since > LONG_LOOK_SECONDS:",
+        "        if since > LONG_LOOK_SECONDS:",
+        "tests/unit/test_pulse.py",
+    ),
+    Mutant(
+        "a front end may be stuck for ever",
+        "deployments/guard/guard.py",
+        "        if self._stuck <= limit:\n",
+        "        if self._stuck >= 0:\n",
+        "tests/unit/test_guard.py",
+    ),
+    Mutant(
+        "an engine that has not grown is ended for the memory that another took",
+        "deployments/guard/guard.py",
+        " < SCARCE_GROWTH:",
+        " < 0:",
+        "tests/unit/test_guard.py",
     ),
     Mutant(
         "a core that neither answers nor works counts as alive",
@@ -307,4 +339,28 @@ SUSPECTS = (
     ),
 )
 
-MUTANTS = (*FENCES, *RESULTS, *DAMAGE, *GATE, *BRAKES, *SUSPECTS)
+LIMITS = (
+    Mutant(
+        "what is over a limit passes",
+        "app/limits/refusal.py",
+        "    if asked > limit:\n",
+        "    if asked > 2 * limit:\n",
+        "tests/unit/test_limits.py",
+    ),
+    Mutant(
+        "a wrong item of a request reaches vLLM",
+        "app/limits/items.py",
+        "        if not any(isinstance(item.get(each), str) for each in named):\n",
+        "        if False:\n",
+        "tests/unit/test_limits.py",
+    ),
+    Mutant(
+        "an engine's error is as long as it likes",
+        "deployments/answers.py",
+        "    if len(content) <= ERROR_BYTES:\n        return content\n",
+        "    if content:\n        return content\n",
+        "tests/unit/test_answers.py",
+    ),
+)
+
+MUTANTS = (*FENCES, *RESULTS, *DAMAGE, *GATE, *BRAKES, *SUSPECTS, *DOORS, *LIMITS)

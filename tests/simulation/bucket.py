@@ -33,7 +33,7 @@ class Bucket:
         with mock.patch.object(app.objects, "obstore", self):
             yield
 
-    async def put_async(self, store: Any, key: str, data: bytes | Path) -> None:
+    async def put_async(self, store: Any, key: str, data: bytes | Path, max_concurrency: int) -> None:
         await self._send("put", key, partial(self._put, _sender(), key, _bytes_of(data)))
 
     @asynccontextmanager

@@ -16,6 +16,7 @@ ENDPOINT = "/v1/chat/completions"
 FINAL = ("completed", "failed", "expired", "cancelled")
 BOUNDARY = "simulated"
 RETRY_SECONDS = 2.0
+JSON = {"content-type": "application/json"}
 
 Json = dict[str, Any]
 
@@ -42,7 +43,7 @@ class Client:
         file = await self._insist("POST", "/v1/files", *_form(data, self._key("file")))
         self._world.inputs[file["id"]] = plan
         wanted = {"input_file_id": file["id"], "endpoint": ENDPOINT, "completion_window": "24h"}
-        batch = await self._insist("POST", "/v1/batches", json.dumps(wanted).encode(), self._key("batch"))
+        batch = await self._insist("POST", "/v1/batches", json.dumps(wanted).encode(), JSON | self._key("batch"))
         self.batch_id = batch["id"]
         if plan.cancel_after is not None:
             self._errands.append(asyncio.create_task(self._after(plan.cancel_after, "POST", f"{self._path}/cancel")))

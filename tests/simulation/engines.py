@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from app.batch.dispatch import Answer, TimedOut
 from app.batch.suspects import Beside
+from app.capabilities import Capabilities
 from app.errors import EngineLost, ReplicaGone
 from app.health import ModelHealth
 from app.store import Usage
@@ -27,6 +28,8 @@ RESTART_SECONDS = 3.0
 LINE_SECONDS = 0.4
 """A usual line takes up to twice this."""
 POISON_SECONDS = 0.2
+
+CAPABILITIES = Capabilities({"/v1/chat/completions": frozenset({"model", "messages"})})
 
 News = list[Answer | TimedOut] | Exception | None
 """What a call tells; None is its end."""
@@ -213,10 +216,12 @@ class EnginesOf:
         self._engines = engines
         self._process = process
         self._known: dict[str, Replica] = {}
+        self._heard_of: set[str] = set()
 
     def sees(self, replica: Replica) -> None:
         if replica.alive:
             self._known[replica.name] = replica
+            self._heard_of.add(replica.model)
 
     def misses(self, replica: Replica) -> None:
         self._known.pop(replica.name, None)
@@ -244,6 +249,9 @@ class EnginesOf:
             raise
         finally:
             at.close(call)
+
+    def capabilities(self, model_id: str) -> Capabilities | None:
+        return CAPABILITIES if model_id in self._heard_of else None
 
     def model(self, model_id: str) -> ModelHealth | None:
         return next((each for each in self.models() if each.id == model_id), None)

@@ -88,7 +88,7 @@ async def _response(app: Any, method: str, path: str, body: bytes, headers: dict
             parts.extend(message.get("body", b""))
             whole = not message.get("more_body", False)
 
-    named = {**headers, "host": "batchyard", "content-length": str(len(body))}
+    named = {**headers, "host": "127.0.0.1", "content-length": str(len(body))}
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},

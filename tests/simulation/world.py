@@ -117,11 +117,11 @@ class World:
 
     def start_dispatcher(self) -> None:
         process = self._process("dispatcher")
-        process.start(self._dispatcher(process))
+        process.start(self._dispatcher(process)).add_done_callback(self._note_end)
 
     def start_gateway(self) -> None:
         process = self._process("gateway")
-        process.start(self._gateway(process))
+        process.start(self._gateway(process)).add_done_callback(self._note_end)
 
     async def _run(self) -> None:
         story = self.loop.create_task(self._story())
@@ -201,12 +201,17 @@ class World:
     async def _dispatcher(self, process: Process) -> None:
         store = self.ledger.of(process)
         objects = await self._open(store)
-        owner, wall = process.name, lambda: self.wall(process)
-        dispatcher = Dispatcher(
-            store, objects, self.engines.of(process), self.settings, owner, alert=self._alert, clock=self.loop.time
-        )
+        engines, owner = self.engines.of(process), process.name
+        dispatcher = Dispatcher(store, objects, engines, self.settings, owner, alert=self._alert, clock=self.loop.time)
         lifecycle = Lifecycle(
-            store, objects, self.settings, owner, now=wall, alert=self._alert, aside=lambda read: read()
+            store,
+            objects,
+            self.settings,
+            owner,
+            now=lambda: self.wall(process),
+            aside=lambda read: read(),
+            alert=self._alert,
+            capabilities=engines.capabilities,
         )
         loops = asyncio.create_task(run_loops(dispatcher, lifecycle, self.settings.dispatch))
         self._dispatchers[process.name] = (dispatcher, lifecycle, loops)
@@ -257,6 +262,11 @@ class World:
 
     def _alert(self, kind: str, message: str, **known: object) -> None:
         self.trace.note("alert", kind, message)
+
+    def _note_end(self, task: "asyncio.Task[None]") -> None:
+        """A process that cannot start is a finding."""
+        if not self.over and not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(Violation(f"a process ends: {error!r}"))
 
     def _note_unhandled(self, loop: Any, context: dict[str, Any]) -> None:
         """What a callback or a task of Batchyard's raised and nobody caught."""

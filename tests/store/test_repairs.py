@@ -91,14 +91,17 @@ async def test_results_that_are_lost_for_good_count_as_failed(store: Store) -> N
 async def test_a_batch_that_is_put_off_is_counted_and_does_not_hold_up_the_next(store: Store) -> None:
     await new_batch(store, "batch_1")
     await new_batch(store, "batch_2")
-    assert await store.put_off_batch(await new_claim(store), LEASE)
+    assert await store.put_off_batch(await new_claim(store), LEASE, fault=True)
     other = await new_claim(store)
     assert (other.batch.id, other.faults) == ("batch_2", 0)
     assert await store.claim_new_batch("validator", LEASE) is None
-    assert await store.put_off_batch(other, LAPSED)
+    assert await store.put_off_batch(other, LAPSED, fault=True)
     again = await new_claim(store)
     assert (again.batch.id, again.faults) == ("batch_2", 1)
-    assert not await store.put_off_batch(other, LEASE)
+    assert not await store.put_off_batch(other, LEASE, fault=True)
+    assert await store.put_off_batch(again, LAPSED, fault=False)
+    again = await new_claim(store)
+    assert (again.batch.id, again.faults) == ("batch_2", 1)
     assert await store.start_batch(again, MODEL, plans(1, 1))
     await store.record([draft(await a_claim(store), [0], finishes=True)])
     assert (await ended_claim(store)).faults == 0, "another step, from nought"

@@ -30,7 +30,8 @@ class Model:
 
     def older(self, seconds: float) -> None:
         with self.store.begin(write=True) as connection:
-            connection.execute(text("update starts set at = at - :seconds"), {"seconds": seconds})
+            earlier = "update starts set at = at - :seconds, failed_at = failed_at - :seconds"
+            connection.execute(text(earlier), {"seconds": seconds})
 
     async def deployed(self) -> None:
         for _ in range(2):
@@ -138,24 +139,35 @@ async def test_a_reset_says_whether_there_was_anything_to_lift(model: Model) -> 
 
 async def test_the_reason_of_a_failed_start_is_known_while_the_next_one_tries(model: Model) -> None:
     await model.ask("r1")
-    await model.store.note_failed_start("r1", "no such folder")
+    await model.store.note_failure("r1", "no such folder")
     model.older(5)
     await model.ask("r2")
     known = await model.store.restarts("tiny", BUDGET, "d1")
     assert known.failure == "no such folder"
-    assert (known.failed_start_age, known.newest_start_age) == (pytest.approx(5, abs=1), pytest.approx(0, abs=1))
-    await model.store.note_failed_start("r2", "no memory")
+    assert (known.failure_age, known.newest_start_age) == (pytest.approx(5, abs=1), pytest.approx(0, abs=1))
+    await model.store.note_failure("r2", "no memory")
     assert (await model.store.restarts("tiny", BUDGET, "d1")).failure == "no memory"
+
+
+async def test_the_end_of_one_that_started_well_is_as_old_as_the_end_and_not_as_the_start(model: Model) -> None:
+    await model.ask("r1")
+    await model.ask("r2")
+    await model.store.note_failure("r2", "no memory")
+    model.older(300)
+    await model.store.note_failure("r1", "its front end was busy")
+    known = await model.store.restarts("tiny", BUDGET, "d1")
+    assert known.failure == "its front end was busy"
+    assert known.failure_age == pytest.approx(0, abs=1)
 
 
 async def test_a_failure_belongs_to_the_deploy_that_it_was_of(model: Model) -> None:
     await model.ask("r1", deploy="d1")
-    await model.store.note_failed_start("r1", "Loading lora polite failed")
+    await model.store.note_failure("r1", "Loading lora polite failed")
     for known in (
         await model.store.restarts("tiny", BUDGET, "d2"),
         await model.store.restarts("another", BUDGET, "d1"),
     ):
-        assert (known.failure, known.failed_start_age, known.newest_start_age) == (None, None, None)
+        assert (known.failure, known.failure_age, known.newest_start_age) == (None, None, None)
 
 
 async def test_it_is_known_whether_a_deploy_had_none_but_its_first_starts(model: Model) -> None:

@@ -13,6 +13,8 @@ from app.health import ModelHealth
 from tests.clocks import START as START
 from tests.clocks import Clock as Clock
 
+JSON = {"content-type": "application/json"}
+
 MakeClient = Callable[..., httpx2.AsyncClient]
 Upload = Callable[..., Awaitable[dict[str, Any]]]
 AddResultFile = Callable[[str, bytes], Awaitable[None]]
@@ -60,7 +62,7 @@ class FakeEngines:
 
 
 def client_of(app: Starlette) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://batchyard")
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost")
 
 
 def error_of(answer: httpx2.Response) -> dict[str, Any]:

@@ -167,12 +167,21 @@ async def test_a_batch_that_stands_still_though_it_could_move_is_told_of(scene: 
     assert [(line["event"], line["batch"]) for line in logs] == [("recovered", "batch_1")]
 
 
-@pytest.mark.parametrize("status", ["validating", "finalizing", "cancelling"])
+@pytest.mark.parametrize("status", ["finalizing", "cancelling"])
 async def test_a_step_of_the_dispatchers_own_is_watched_with_and_without_engines(scene: Scene, status: str) -> None:
     scene.model(healthy=0, last_healthy_seconds_ago=1.0)
     scene.batches = [batch(status=status)]
     assert await scene.look_for(STUCK_SECONDS) == []
     assert await scene.look() == [STUCK]
+
+
+async def test_a_batch_in_validating_may_wait_for_its_engine_and_is_stuck_when_none_is_missing(scene: Scene) -> None:
+    scene.batches = [batch(status="validating", model=None)]
+    scene.model(healthy=0, last_healthy_seconds_ago=1.0)
+    assert await scene.look_for(2 * STUCK_SECONDS) == []
+    scene.model(healthy=1)
+    assert await scene.look_for(STUCK_SECONDS - LOOK_SECONDS) == []
+    assert await scene.look() == [("batch_stuck", None, "batch_1")]
 
 
 async def test_a_batch_without_a_healthy_replica_waits_and_is_not_stuck(scene: Scene) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from deployments.answers import KINDS, checked, explained
+from deployments import short_refusals
+from deployments.answers import ERROR_BYTES, KINDS, checked, explained
 from deployments.messages import HttpStart
 
 NO_GOOD = {
@@ -71,3 +72,27 @@ async def test_a_400_for_want_of_a_tool_parser_says_which_settings_of_ours_give_
 async def test_any_other_answer_is_as_vllm_gave_it(status: int) -> None:
     start, error = await told(status, "too long")
     assert (start.status, error["message"]) == (status, "too long")
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+async def test_a_long_error_is_cut_and_says_so(status: int) -> None:
+    start, error = await told(status, '"\u00fc' * ERROR_BYTES)
+    assert (start.status, len(json.dumps(error)) <= ERROR_BYTES) == (status, True)
+    assert error["message"].endswith("(cut: the engine's error is longer than 16384 bytes)")
+
+
+async def test_an_error_of_a_line_is_no_longer() -> None:
+    body = json.dumps({"error": {"message": "x" * 10_000_000}}).encode()
+    status, content, _ = checked("/v1/responses", 400, body)
+    assert (status, len(content) <= ERROR_BYTES, b"(cut: " in content) == (400, True, True)
+
+
+async def test_a_long_answer_that_is_no_error_is_whole() -> None:
+    start, error = await told(200, "x" * (2 * ERROR_BYTES))
+    assert (start.status, len(error["message"])) == (200, 2 * ERROR_BYTES)
+
+
+def test_what_pydantic_repeats_of_a_request_is_its_beginning() -> None:
+    fault = {"loc": ("body",), "msg": "m" * 100_000, "input": {"x": ["y" * 100_000] * 1000}, "ctx": {"error": 1}}
+    told = short_refusals.short(fault)
+    assert (told["loc"], told["ctx"], len(str(told)) < 6_000) == (("body",), {"error": 1}, True)

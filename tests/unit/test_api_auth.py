@@ -37,6 +37,7 @@ async def test_a_known_key_is_let_in(make_client: MakeClient, header: str | byte
         ("Basic first-key", NONE_GIVEN),
         ("Bearer wrong", "Incorrect API key"),
         ("Bearer first-key2", "Incorrect API key"),
+        (b"Bearer \xa0first-key\xa0", "Incorrect API key"),
         ("Bearer first-key,zweiter-schlüssel".encode(), "Incorrect API key"),
         (b"Bearer \xff\xfe", "Incorrect API key"),
     ],

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 
 from app.store import Batch, SegmentDraft, Store, Usage
 from tests.unit.batches import CHAT, LINE, claimed, create, started, wanted
-from tests.unit.fakes import START, Clock, MakeClient, Upload, client_of, error_of
+from tests.unit.fakes import JSON, START, Clock, MakeClient, Upload, client_of, error_of
 
 
 async def test_a_new_batch_has_every_member(client: httpx2.AsyncClient, upload: Upload) -> None:
@@ -219,7 +219,7 @@ async def test_the_same_key_and_body_give_the_same_batch_as_it_is_now(
     first = await client.post("/v1/batches", json=body, headers=headers)
     await started(store)
     in_other_words = json.dumps({**dict(reversed(body.items())), "metadata": {"b": "2", "a": "1"}}, indent=4)
-    again = await client.post("/v1/batches", content=in_other_words, headers=headers)
+    again = await client.post("/v1/batches", content=in_other_words, headers={**headers, **JSON})
     assert again.json()["id"] == first.json()["id"]
     assert again.json()["status"] == "in_progress"
     assert len((await client.get("/v1/batches")).json()["data"]) == 1

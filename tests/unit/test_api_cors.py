@@ -4,6 +4,7 @@ import httpx2
 import pytest
 
 from app.errors import SettingsError
+from app.store import Store
 from tests.unit.fakes import MakeClient, error_of
 
 PAGE = "https://chat.example"
@@ -36,6 +37,18 @@ async def test_a_page_may_read_answers_and_errors(make_client: MakeClient, path:
     assert answer.headers["access-control-allow-origin"] == PAGE
     assert "Origin" in answer.headers["vary"]
     assert "x-request-id" in answer.headers["access-control-expose-headers"]
+
+
+async def test_a_page_may_read_the_answer_to_a_fault_that_nobody_foresaw(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(store, "list_batches", broken)
+    answer = await make_client(cors_origins=[PAGE]).get("/v1/batches", headers={"origin": PAGE})
+    assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_error")
+    assert answer.headers["access-control-allow-origin"] == PAGE
 
 
 async def test_all_pages_may_where_the_setting_says_so(make_client: MakeClient) -> None:

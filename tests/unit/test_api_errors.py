@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from app.errors import EngineLost, ObjectsUnavailable, StoreUnavailable
 from app.objects import Objects
 from app.store import Store
-from tests.unit.fakes import AddResultFile, FakeEngines, client_of, error_of, exchange
+from tests.unit.fakes import JSON, AddResultFile, FakeEngines, client_of, error_of, exchange
 
 
 async def test_unknown_urls_are_named(client: httpx2.AsyncClient) -> None:
@@ -166,7 +166,7 @@ async def test_a_lost_engine_is_a_503(client: httpx2.AsyncClient, engines: FakeE
 )
 async def test_a_body_that_is_no_json_object_is_a_400(client: httpx2.AsyncClient, body: bytes) -> None:
     for path in ("/v1/batches", "/v1/embeddings"):
-        answer = await client.post(path, content=body, headers={"content-type": "application/json"})
+        answer = await client.post(path, content=body, headers=JSON)
         assert answer.status_code == 400, answer.text
         assert error_of(answer)["code"] == "invalid_json"
 
@@ -177,7 +177,7 @@ async def test_a_body_that_is_too_large_is_a_413_announced_or_not(client: httpx2
             yield b" " * 100_000
 
     for body in (b" " * 2_000_000, unannounced()):
-        answer = await client.post("/v1/batches", content=body)
+        answer = await client.post("/v1/batches", content=body, headers=JSON)
         assert (answer.status_code, error_of(answer)["code"]) == (413, "request_too_large")
 
 

@@ -37,7 +37,7 @@ def counted(app: Starlette) -> Counted:
 @pytest.fixture
 async def api(counted: Counted) -> AsyncIterator[AsyncOpenAI]:
     http_client: httpx2.AsyncClient = client_of(counted)  # type: ignore[arg-type]
-    async with AsyncOpenAI(api_key="k", base_url="http://batchyard/v1", http_client=http_client) as api:
+    async with AsyncOpenAI(api_key="k", base_url="http://localhost/v1", http_client=http_client) as api:
         yield api
 
 
@@ -158,7 +158,7 @@ async def test_an_engine_lost_in_a_stream_is_an_error_of_the_client(api: AsyncOp
 
 async def test_a_wrong_key_is_an_authentication_error(make_client: Any) -> None:
     http_client = make_client(api_keys=["right"])
-    async with AsyncOpenAI(api_key="wrong", base_url="http://batchyard/v1", http_client=http_client) as api:
+    async with AsyncOpenAI(api_key="wrong", base_url="http://localhost/v1", http_client=http_client) as api:
         with pytest.raises(openai.AuthenticationError) as caught:
             await api.models.list()
     assert caught.value.code == "invalid_api_key"

@@ -6,8 +6,9 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
+from app.batch.results import _of_at_most
 from app.objects import Objects
-from app.store import Batch, File, SegmentDraft, ShardPlan, Store, Usage
+from app.store import Batch, File, Segment, SegmentDraft, ShardPlan, Store, Usage
 from tests.unit.batches import CHAT, LINE, create, started
 from tests.unit.fakes import START, AddResultFile, Upload
 
@@ -91,3 +92,15 @@ async def test_a_batch_that_ends_between_the_two_looks_gives_its_files(
 
     monkeypatch.setattr(store, "shard_plans", ends_meanwhile)
     assert (await client.get(f"/v1/batches/{batch['id']}/results")).content == b"o1\n"
+
+
+@pytest.mark.parametrize(
+    ("at_once", "groups"), [(1, [[0], [1], [2], [3]]), (30, [[0, 1], [2], [3]]), (1000, [[0, 1, 2, 3]])]
+)
+def test_no_more_results_are_fetched_than_a_reader_is_given_soon(at_once: int, groups: list[list[int]]) -> None:
+    sizes = [(10, 10), (10,), (500,), ()]
+    shards: list[Any] = [
+        (index, [Segment(0, index, "key", 7, 7 + size, (0,), frozenset(), None) for size in found])
+        for index, found in enumerate(sizes)
+    ]
+    assert [[shard for shard, _ in group] for group in _of_at_most(at_once, shards)] == groups

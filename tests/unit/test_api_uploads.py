@@ -10,13 +10,14 @@ import httpx2
 import pytest
 from starlette.applications import Starlette
 
-from app.api import forms, stalls
+from app.api import forms, pace
+from app.api.pace import Pace
 from app.batch.lifecycle import Lifecycle
 from app.errors import StoreUnavailable
 from app.objects import Objects
 from app.settings import Settings
 from app.store import Store
-from tests.unit.fakes import START, Clock, MakeClient, Upload, client_of, error_of, exchange
+from tests.unit.fakes import JSON, START, Clock, MakeClient, Upload, client_of, error_of, exchange
 
 BOUNDARY = "xBOUNDARYx"
 MULTIPART = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -247,7 +248,7 @@ async def test_an_upload_that_is_cut_off_leaves_nothing(app: Starlette, tmp_path
 async def test_an_upload_that_stalls_gives_its_place_back(
     app: Starlette, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stalls, "STALL_SECONDS", 0.02)
+    monkeypatch.setattr(pace, "UPLOADS", Pace(0.02, 1000))
 
     async def stalling() -> AsyncIterator[bytes]:
         yield BODY[:50]
@@ -259,33 +260,35 @@ async def test_an_upload_that_stalls_gives_its_place_back(
         assert await nothing_is_left(client, tmp_path)
 
 
-async def test_only_so_many_uploads_are_read_at_once(make_client: MakeClient) -> None:
+async def test_an_upload_without_a_place_is_refused_before_its_body_is_read(make_client: MakeClient) -> None:
     client = make_client(limits={"uploads_at_once": 2})
-    reading, most = 0, 0
+    reading = 0
     two, go_on = asyncio.Event(), asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
-        nonlocal reading, most
+        nonlocal reading
         reading += 1
-        most = max(most, reading)
         if reading == 2:
             two.set()
         yield BODY[:50]
         await go_on.wait()
         yield BODY[50:]
-        reading -= 1
 
     async with asyncio.TaskGroup() as group:
         uploads = [
             group.create_task(client.post("/v1/files", content=body(), headers=MULTIPART), name=str(number))
-            for number in range(5)
+            for number in range(2)
         ]
         await two.wait()
-        for _ in range(20):  # the others would begin now
-            await asyncio.sleep(0)
+        for _ in range(3):
+            refused = await client.post("/v1/files", content=body(), headers=MULTIPART)
+            assert (refused.status_code, error_of(refused)["code"]) == (503, "too_many_uploads")
+            assert "limits.uploads_at_once" in error_of(refused)["message"]
+            assert refused.headers["retry-after"] == "5"
         go_on.set()
-    assert [task.result().status_code for task in uploads] == [200] * 5
-    assert most == 2
+    assert [task.result().status_code for task in uploads] == [200] * 2
+    assert reading == 2
+    assert (await client.post("/v1/files", content=BODY, headers=MULTIPART)).status_code == 200
 
 
 LIMITS = {"file_bytes": 2000, "upload_bytes": 3000, "line_bytes": 1024}
@@ -403,14 +406,14 @@ async def test_one_request_sent_twice_at_once_makes_one_file_and_one_object(
         *(client.post("/v1/files", content=form(PURPOSE, FILE), headers=headers) for _ in range(5))
     )
     assert len({answer.json()["id"] for answer in answers}) == 1
-    await Lifecycle(store, objects, settings, "me").sweep()
+    await Lifecycle(store, objects, settings, "me", capabilities=lambda model: None).sweep()
     assert len(list((tmp_path / "objects" / "files").iterdir())) == 1
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
 async def test_a_key_without_sense_is_a_400(client: httpx2.AsyncClient, key: str) -> None:
-    for path in ("/v1/files", "/v1/batches"):
-        answer = await client.post(path, content=BODY, headers={**MULTIPART, "idempotency-key": key})
+    for path, kind in (("/v1/files", MULTIPART), ("/v1/batches", JSON)):
+        answer = await client.post(path, content=BODY, headers={**kind, "idempotency-key": key})
         assert (answer.status_code, error_of(answer)["param"]) == (400, "Idempotency-Key")
 
 
@@ -428,7 +431,7 @@ async def test_an_upload_whose_row_never_became_true_is_swept_a_day_later(
     monkeypatch.setattr(store, "add_file", away)
     answer = await client.post("/v1/files", content=form(PURPOSE, FILE), headers=MULTIPART)
     assert answer.status_code == 503
-    lifecycle = Lifecycle(store, objects, settings, "me", clock)
+    lifecycle = Lifecycle(store, objects, settings, "me", clock, capabilities=lambda model: None)
     await lifecycle.sweep()
     assert not await nothing_is_left(client, settings.data), "it may still become true"
     clock.now += 86_401

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types import Batch
 
+from app.cli import connection
+from app.cli.follow import follow
+from app.cli.words import Pace
+from app.errors import SettingsError
 from tests.acceptance.server import free_port
 from tests.commands import ROOT
 
@@ -36,12 +41,14 @@ def a_batch(status: str, completed: int = 0, failed: int = 0, **more: Any) -> di
 
 
 class Told(BaseHTTPRequestHandler):
-    """`states`: what the batch is at each look, the last one for ever; None: the server hangs up."""
+    """`states`: what the batch is at each look, the last one for ever; None: the server hangs up; a number: it refuses
+    with that status; "hangs": it does not answer before `let_go`."""
 
     states: list[Any]
     files: dict[str, bytes]
     authorized: list[str | None]
     looked: threading.Event
+    let_go: threading.Event
 
     def do_GET(self) -> None:
         if self.path.endswith("/content"):
@@ -52,7 +59,12 @@ class Told(BaseHTTPRequestHandler):
         if state == "no application":  # what Serve says until there is one
             self.answer(b'{"error": {"message": "none yet", "type": "x", "param": null, "code": null}}', 404)
             return
-        if state is None:
+        if isinstance(state, int):
+            self.answer(b'{"error": {"message": "refused", "type": "x", "param": "id", "code": null}}', state)
+            return
+        if state == "hangs":
+            self.let_go.wait(60)
+        if state is None or state == "hangs":
             self.close_connection = True
             return
         body = {"object": "list", "data": [state], "has_more": False} if self.path.endswith("limit=20") else state
@@ -82,7 +94,7 @@ class Told(BaseHTTPRequestHandler):
 @pytest.fixture
 def told() -> Iterator[type[Told]]:
     class Mine(Told):
-        looked = threading.Event()
+        looked, let_go = threading.Event(), threading.Event()
 
     Mine.states = [a_batch("completed", 1, output_file_id="out")]
     Mine.files = {"out": b'{"answer": 1}\n', "err": b""}
@@ -196,6 +208,103 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(told: type[Told], reque
     assert ended.returncode == 0, ended.stderr
     assert "batch_1 is safe" in ended.stderr and "batches download batch_1 -o out.jsonl" in ended.stderr
     assert "answers again" in ended.stderr
+
+
+def test_a_server_that_hangs_is_noticed_and_waited_for(
+    told: type[Told], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "RETRY_SECONDS", 0.0)
+    told.states = ["hangs", a_batch("completed", 1)]
+    url = f"{told.url}/v1"  # type: ignore[attr-defined]
+    waiting = Batch.model_validate(a_batch("validating"))
+    try:
+        assert follow(connection.Connection(url, ""), waiting, "later").status == "completed"
+    finally:
+        told.let_go.set()
+    assert "is away (timed out)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_server_that_refuses_is_no_server_that_is_away(
+    told: type[Told], requests: Path, tmp_path: Path, status: int
+) -> None:
+    told.states = [status]
+    ended = batchyard(told, "run", "in.jsonl", "-o", "out.jsonl", cwd=tmp_path)
+    assert ended.returncode == 1, ended.stderr
+    assert "batches download batch_1 -o out.jsonl" in ended.stderr
+
+
+def test_a_device_or_a_pipe_gets_the_answers_and_no_error_file_beside_it(told: type[Told], tmp_path: Path) -> None:
+    told.files["err"] = b'{"error": "odd"}\n'
+    told.states = [a_batch("completed", 1, 1, output_file_id="out", error_file_id="err")]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "app.cli", "batches", "download", "batch_1", "-o", str(pipe)]
+    url = {"BATCHYARD_SERVER": told.url}  # type: ignore[attr-defined]
+    with subprocess.Popen(command, env=environment(**url), stderr=subprocess.PIPE, text=True) as download:
+        assert pipe.read_bytes() == told.files["out"]
+        _, said = download.communicate(timeout=60)
+    assert download.returncode == 3 and "batches download batch_1 -o FILE" in said
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
+    assert batchyard(told, "batches", "download", "batch_1", "-o", os.devnull).returncode == 3
+    assert Path(os.devnull).is_char_device() and not Path("/dev/null-errors").exists()
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ({"error": "broken"}, "unknown error (r): broken"),
+        ({"response": {"status_code": 500, "body": "no JSON"}}, "status 500 (r)"),
+        ({"response": {"status_code": 502, "body": {"error": "bad gateway"}}}, "status 502 (r): bad gateway"),
+        ({"response": "odd"}, "unknown error (r)"),
+    ],
+)
+def test_error_lines_of_other_servers_are_read_as_far_as_they_say_anything(
+    told: type[Told], tmp_path: Path, line: dict[str, Any], words: str
+) -> None:
+    told.files["err"] = json.dumps({"custom_id": "r", **line}).encode() + b"\n"
+    told.states = [a_batch("completed", 0, 1, error_file_id="err")]
+    ended = batchyard(told, "batches", "download", "batch_1", "-o", "out.jsonl", cwd=tmp_path)
+    assert ended.returncode == 1 and f"  {words}\n" in ended.stderr
+
+
+def test_the_pace_is_of_lines_that_are_done_and_counts_no_time_in_the_queue() -> None:
+    def at(seconds: float, done: int, **progress: int) -> tuple[float, float]:
+        more = {"progress": {"in_engine": 0, **progress}, "usage": tokens(10 * done)}
+        return pace.at(Batch.model_validate(a_batch("in_progress", done, **more)), seconds)
+
+    pace = Pace()
+    assert at(0, 0, queued_before=100) == (0, 0)
+    assert at(100, 0, in_engine=8) == (0, 0)
+    assert at(110, 20, in_engine=8) == (2, 20)
+
+
+def tokens(output: int) -> dict[str, Any]:
+    details = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
+    return {"input_tokens": 1, "output_tokens": output, "total_tokens": output + 1, **details}
+
+
+@pytest.mark.parametrize(
+    "config, environ, url",
+    [
+        ("http_options: {port: 8123}", {}, "http://127.0.0.1:8123"),
+        ("http_options: {port: 8123}", {"BATCHYARD_PORT": "9000"}, "http://127.0.0.1:9000"),
+        ("http_options: {host: 0.0.0.0}", {}, "http://127.0.0.1:8000"),
+        ("services: {of: another program}", {}, "http://127.0.0.1:8000"),
+        (None, {"BATCHYARD_HOST": "::"}, "http://[::1]:8000"),
+    ],
+)
+def test_without_a_server_named_it_is_the_one_that_up_would_start_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str | None, environ: dict[str, str], url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if config is not None:
+        served = "applications: [{import_path: 'app.main:build'}]\n" if "http" in config else ""
+        Path("local.yaml").write_text(f"{served}{config}\n")
+    assert connection.local_url(environ) == url
+    with pytest.raises(SettingsError, match=r"gone\.yaml cannot be read"):
+        connection.local_url({**environ, "BATCHYARD_CONFIG": "gone.yaml"})
 
 
 def test_ctrl_c_says_that_the_batch_goes_on_and_how_to_fetch_it(

@@ -28,7 +28,23 @@ def line_of(text: str, word: str) -> int:
 
 FIELD_MISTAKES = {
     "an argument that vLLM has not": ("max_model_len:", "max_modle_len:", "engine.max_modle_len: vLLM has no such"),
-    "a value of another kind": ("max_model_len: 1024", 'max_model_len: "lots"', "max_model_len: vLLM wants int, not"),
+    "a value of another kind": (
+        "max_model_len: 1024",
+        'max_model_len: "lots"',
+        "max_model_len: vLLM does not take 'lots'; it wants int",
+    ),
+    "a value that is not among those": (
+        "max_model_len: 1024",
+        "dtype: bflot16",
+        "known here: auto, bfloat16, float, float16, float32, half; did you mean bfloat16?",
+    ),
+    "another that is not among those": (
+        "max_model_len: 1024",
+        "kv_cache_dtype: fp88",
+        "kv_cache_dtype: vLLM does not take 'fp88'; known here: ",
+    ),
+    "a date that is none": ("max_model_len: 1024", "max_model_len: 2026-13-45", "'2026-13-45' cannot be read (month"),
+    "an alias inside of itself": ("max_model_len: 1024", "max_model_len: &all [*all]", "value is a part of itself"),
     "a model that is not there": ("models/tiny", "models/Nope", "models.0.source: there is no folder /"),
     "an adapter that is not there": ("device: cpu", "adapters: {a: ./no}", "adapters.a: there is no folder /"),
     "a misspelt key of HTTP": ("  port:", "  prot:", "http_options.prot: unknown key; known here"),
@@ -89,11 +105,19 @@ def test_a_wrong_variable_is_named_and_no_line_of_the_file(
     assert str(path) not in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
-def test_a_name_on_a_hub_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("neighbour", ["Owner", "Qwen"])
+def test_a_name_on_a_hub_is_no_folder_even_beside_one_called_as_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, neighbour: str
+) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / neighbour / "another-model").mkdir(parents=True)
     path = tmp_path / "local.yaml"
     path.write_text(TINY.replace("models/tiny", "Qwen/Qwen3-8B"))
     assert checked_settings(LocalConfig.load({"BATCHYARD_CONFIG": str(path)})).models[0].source == "Qwen/Qwen3-8B"
+
+
+def test_a_file_that_is_nested_beyond_reason_is_refused_in_words(tmp_path: Path) -> None:
+    assert "nested too deeply" in refusal(tmp_path, "a: " + "[" * 5000)
 
 
 @pytest.mark.parametrize("value", ["x", 1, {"a": 1}, [], None], ids=str)
@@ -101,4 +125,4 @@ def test_every_argument_of_vllm_can_be_checked(value: object) -> None:
     kinds = argument_kinds()
     assert kinds
     for fault in argument_faults(dict.fromkeys(kinds, value), kinds):
-        assert "vLLM wants" in fault[1]
+        assert "vLLM does not take" in fault[1]

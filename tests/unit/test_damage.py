@@ -152,7 +152,7 @@ async def test_a_store_that_damages_all_results_does_not_have_them_made_for_ever
 
 async def test_the_results_so_far_leave_out_what_cannot_be_read(yard: Yard) -> None:
     batch_id = await yard.create(requests(2))
-    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    await yard.lifecycle("me").validate_next()
     [claim] = await yard.store.claim_shards("me", 60, "tiny", 1)
     recorder = Recorder(yard.store, yard.objects)
     recorder.add(claim, [Result(0, b'{"n":0}\n', failed=False)])
@@ -247,7 +247,7 @@ async def test_a_machine_without_open_files_fails_no_batch(yard: Yard, monkeypat
     monkeypatch.setattr(lifecycle, "validate", without_files)
     batch_id = await yard.create(requests(4))
     with pytest.raises(MachineExhausted, match="Too many open files"):
-        await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+        await yard.lifecycle("me").validate_next()
     assert (await yard.batch(batch_id)).status == "validating"
 
 
@@ -336,7 +336,7 @@ async def test_what_is_retried_after_a_lost_answer_deletes_nothing_that_is_true(
 ) -> None:
     """The commit of a flush succeeds, its answer is lost, the lease passes on, and the old owner tries again."""
     batch_id = await yard.create(requests(2))
-    mine = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
+    mine = yard.lifecycle("me")
     await mine.validate_next()
     [claim] = await yard.store.claim_shards("me", -1, "tiny", 1)
     recorder = Recorder(yard.store, yard.objects)

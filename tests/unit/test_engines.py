@@ -61,9 +61,17 @@ def test_the_config_has_the_last_word(engines: ModuleType) -> None:
     assert environment(engines, configured)["OMP_NUM_THREADS"] == "3"
 
 
-def test_a_gpu_replica_gets_the_configs_environment_and_nothing_of_ours(engines: ModuleType) -> None:
+def test_a_gpu_replica_gets_the_configs_environment_and_no_threads(engines: ModuleType) -> None:
     configured = settings({"device": "gpu", "env": {"A": "1"}})
-    assert engines._runtime_env(configured.models[0], configured) == {"env_vars": {"A": "1"}}
+    assert engines._runtime_env(configured.models[0], configured) == {
+        "env_vars": {"A": "1", "VLLM_MEDIA_CONNECTOR": "batchyard"}
+    }
+
+
+def test_the_hosts_of_media_reach_vllm(engines: ModuleType) -> None:
+    configured = settings({"allowed_media_domains": ["a.example"]}, {})
+    arguments = [engines._engine_arguments(model)["allowed_media_domains"] for model in configured.models]
+    assert arguments == [["a.example"], []]
 
 
 def test_adapters_are_given_to_vllm_by_name(engines: ModuleType) -> None:

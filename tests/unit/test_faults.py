@@ -7,22 +7,23 @@ from typing import Any
 
 import pytest
 
+from app.batch import lifecycle
 from app.batch.dispatch import Dispatcher
-from app.batch.lifecycle import Lifecycle
 from app.batch.loops import run_loops
 from app.batch.recorder import Recorder, Result
 from app.batch.suspects import Beside
+from app.capabilities import Capabilities
 from app.errors import EngineLost, ObjectsUnavailable, ReplicaGone, StoreUnavailable
 from app.store import ShardClaim
 from tests.acceptance.ledger import Ledger
 from tests.unit.waiting import until
-from tests.unit.yard import Yard, requests
+from tests.unit.yard import ENDPOINT, Yard, requests
 
 
 async def claimed(yard: Yard, lines: int = 4, owner: str = "me", lease: float = 60) -> tuple[str, ShardClaim]:
     """A batch whose first shard the caller holds."""
     batch_id = await yard.create(requests(lines))
-    await Lifecycle(yard.store, yard.objects, yard.settings, owner, yard.clock).validate_next()
+    await yard.lifecycle(owner).validate_next()
     [claim] = await yard.store.claim_shards(owner, lease, "tiny", 1)
     return batch_id, claim
 
@@ -36,7 +37,7 @@ async def test_while_results_cannot_be_written_no_more_lines_start(yard: Yard, m
         raise ObjectsUnavailable("full")
 
     batch_id = await yard.create(requests(200))
-    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    await yard.lifecycle("me").validate_next()
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     assert await dispatcher.start_shards() > 0
     await until(lambda: yard.engines.seen and not yard.engines.in_flight)
@@ -101,7 +102,7 @@ async def test_results_of_a_claim_that_another_has_leave_nothing_behind(yard: Ya
     recorder.add(claim, [Result(0, b"{}\n", failed=False)])
     await yard.store.release(claim)
     assert await recorder.flush() == 0
-    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).sweep()
+    await yard.lifecycle("me").sweep()
     assert segments_of(yard) == []
 
 
@@ -132,7 +133,7 @@ async def test_after_an_outage_longer_than_the_lease_a_dispatcher_does_not_take_
     yard = Yard(tmp_path, lease_seconds=1)
     yard.engines.hold()
     batch_id = await yard.create(requests(4))
-    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    await yard.lifecycle("me").validate_next()
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     assert await dispatcher.start_shards() == 1
     await yard.engines.arrived.wait()
@@ -156,7 +157,7 @@ async def test_a_fault_that_nobody_foresaw_ends_the_loops_so_that_the_process_is
 
     monkeypatch.setattr(yard.store, "claim_shards", broken)
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
-    lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
+    lifecycle = yard.lifecycle("me")
     async with asyncio.timeout(10):
         with pytest.raises(ExceptionGroup) as raised:
             await run_loops(dispatcher, lifecycle, yard.settings.dispatch)
@@ -167,7 +168,7 @@ async def test_a_dispatcher_that_is_closed_makes_durable_what_it_has_and_frees_t
     answered = iter(range(10**6))
     yard.engines.reply = lambda body: (200, {"n": yard.engines.hold() if next(answered) == 5 else None})
     batch_id = await yard.create(requests(12))
-    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    await yard.lifecycle("me").validate_next()
     dispatcher = Dispatcher(yard.store, yard.objects, yard.engines, yard.settings, "me")
     await dispatcher.start_shards()
     await until(lambda: dispatcher._recorder.claims() and not yard.engines.open.is_set())
@@ -176,3 +177,24 @@ async def test_a_dispatcher_that_is_closed_makes_durable_what_it_has_and_frees_t
     assert batch.completed == len(yard.engines.seen) >= 6
     left = await yard.store.claim_shards("other", 60, "tiny", 10)
     assert sum(claim.count - len(claim.done) for claim in left) == 12 - batch.completed
+
+
+async def test_a_batch_stays_in_validating_until_it_is_known_what_its_engine_ignores(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yard.capabilities = None
+    waits = await yard.create(requests(1))
+    mine = yard.lifecycle("me")
+    assert await mine.validate_next()
+    assert not await mine.validate_next(), "nobody looks at it again at once"
+
+    monkeypatch.setattr(lifecycle, "UNHEARD_SECONDS", 0.0)
+    await until(mine.validate_next)
+    claim = await until(lambda: yard.store.claim_new_batch("another", 0.0))
+    assert (claim.batch.id, claim.faults) == (waits, 0)
+
+    yard.capabilities = Capabilities({ENDPOINT: frozenset({"model"})})
+    async with yard.dispatcher():
+        batch = await yard.finished(waits)
+    assert batch.status == "completed"
+    assert [each["param"] for each in batch.warnings or []] == ["body.messages"]

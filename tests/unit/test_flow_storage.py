@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from app.batch.lifecycle import Lifecycle
 from app.batch.recorder import Recorder, Result
 from app.errors import ObjectMissing, ObjectsUnavailable, StoreUnavailable
 from app.objects import Objects
@@ -102,7 +101,7 @@ async def test_a_flush_whose_caller_is_cancelled_is_not_written_twice(
         return await record(drafts)
 
     monkeypatch.setattr(yard.store, "record", slow_record)
-    lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
+    lifecycle = yard.lifecycle("me")
     batch_id = await yard.create(requests(1))
     await lifecycle.validate_next()
     [claim] = await yard.store.claim_shards("me", 60, "tiny", 1)
@@ -141,7 +140,7 @@ async def test_an_upload_whose_gateway_died_before_its_row_is_swept(yard: Yard) 
     await yard.store.reserve_object(file.object_key, yard.clock() + 60)
     await yard.objects.put(file.object_key, b"{}\n")
     kept = await yard.upload(b"{}\n")
-    lifecycle = Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock)
+    lifecycle = yard.lifecycle("me")
     await lifecycle.sweep()
     assert await yard.objects.read(file.object_key) == b"{}\n", "it may still become true"
     assert await yard.store.file("default", file.id) is None
@@ -165,7 +164,7 @@ async def test_one_object_that_cannot_be_deleted_does_not_hold_up_the_others(
         await delete(key)
 
     monkeypatch.setattr(yard.objects, "delete", stubborn)
-    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).sweep()
+    await yard.lifecycle("me").sweep()
     assert [file.id for file in await yard.store.deleted_files(9)] == [files[0].id]
 
 

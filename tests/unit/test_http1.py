@@ -87,9 +87,10 @@ LAST = post(b"/last", b"", b"Connection: close\r\n")
         b"Connection: Upgrade\r\nConnection: HTTP2-Settings\r\nUpgrade: h2c\r\n",
         b"connection: upgrade\r\nupgrade: TLS/1.3, h2c\r\n",
         b"Connection: Upgrade\r\nUpgrade: h2c\r\nExpect: x\r\n",
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n",
     ],
 )
-async def test_a_request_that_offers_http2_is_served_with_its_body(offer: bytes) -> None:
+async def test_a_request_that_offers_another_protocol_is_served_with_its_body(offer: bytes) -> None:
     answer = await answer_to(post(b"/v1/files", b"the body", offer) + LAST)
     assert answer.count(b"HTTP/1.1 200 OK") == 2
     assert b"POST /v1/files \r\n8\r\nthe body\r\n" in answer

@@ -2,16 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import pytest
 import uvicorn.config
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import taken
+from app.api.pace import Pace
 from app.api.taken import TAKEN, TellTaken
-from deployments import proxy
+from deployments import proxy, proxy_answers, small_bodies
+from tests.unit.serve import WithWindows
+from tests.unit.waiting import until
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -28,16 +30,26 @@ def wrapped(monkeypatch: pytest.MonkeyPatch) -> Callable[[ASGIApp], ASGIApp]:
     return wrap
 
 
-async def asked(app: ASGIApp, headers: Iterable[tuple[bytes, bytes]] = ()) -> list[Message]:
+async def asked(
+    app: ASGIApp,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    method: str = "GET",
+    path: str = "/",
+    body: Iterable[bytes] = (b"",),
+    ended: bool = True,
+) -> list[Message]:
+    """The messages of the answer. A body that has not `ended` stands still after these parts of it."""
     sent: list[Message] = []
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
+    parts = list(body)
+    incoming: asyncio.Queue[Message] = asyncio.Queue()
+    for number, part in enumerate(parts, 1):
+        more = number < len(parts) or not ended
+        incoming.put_nowait({"type": "http.request", "body": part, "more_body": more})
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await app({"type": "http", "method": "GET", "path": "/", "headers": list(headers)}, receive, send)
+    await app({"type": "http", "method": method, "path": path, "headers": list(headers)}, incoming.get, send)
     return sent
 
 
@@ -81,7 +93,7 @@ async def test_the_proxys_own_errors_have_envelope_and_id(wrapped: Callable[[ASG
     assert start["status"] == 503
     assert len(ids(start)) == 1
     assert json.loads(body["body"])["error"] == {
-        "message": proxy.WORDS[503],
+        "message": proxy_answers.WORDS[503],
         "type": "service_unavailable_error",
         "param": None,
         "code": None,
@@ -90,7 +102,7 @@ async def test_the_proxys_own_errors_have_envelope_and_id(wrapped: Callable[[ASG
 
 async def test_clients_set_no_limits_of_serve(wrapped: Callable[[ASGIApp], ASGIApp]) -> None:
     seen: Headers = []
-    theirs = [(b"x-request-timeout-seconds", b"1"), (b"x-request-disconnect-disabled", b"?1"), (b"x-mine", b"1")]
+    theirs = [(name, b"1") for name in (*proxy.SERVES_OWN, b"x-mine")]
     await asked(wrapped(serve(200, seen=seen)), theirs)
     assert [name for name, _ in seen] == [b"x-mine", b"x-request-id"]
 
@@ -115,7 +127,7 @@ async def test_a_request_that_nobody_takes_is_a_503(
     monkeypatch.setattr(proxy, "TAKE_SECONDS", 0.01)
     start, body = await asked(wrapped(hidden(swallow)))
     assert (start["status"], dict(start["headers"])[b"retry-after"]) == (503, b"5")
-    assert json.loads(body["body"])["error"]["message"] == proxy.WORDS[503]
+    assert json.loads(body["body"])["error"]["message"] == proxy_answers.WORDS[503]
     assert len(ids(start)) == 1
 
 
@@ -163,16 +175,138 @@ async def test_a_proxy_that_does_not_ask_is_told_nothing(monkeypatch: pytest.Mon
     ]
 
 
-async def test_other_protocols_pass() -> None:
-    reached: list[str] = []
+@pytest.mark.parametrize("path", ["/-/routes", "/-/healthz"])
+async def test_serves_own_paths_are_for_reading_alone(wrapped: Callable[[ASGIApp], ASGIApp], path: str) -> None:
+    app = wrapped(serve(200))
+    for method in ("GET", "HEAD"):
+        assert (await asked(app, method=method, path=path))[0]["status"] == 200
+    for method in ("POST", "DELETE", "OPTIONS", "BREW"):
+        start, body = await asked(app, method=method, path=path)
+        assert (start["status"], dict(start["headers"])[b"allow"]) == (405, b"GET, HEAD")
+        assert json.loads(body["body"])["error"]["code"] == "method_not_allowed"
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        reached.append(scope["type"])
 
-    nothing: Callable[..., Awaitable[Any]] = asyncio.sleep
-    for middleware in (proxy.EnvelopeMiddleware, proxy.TakeLimit, proxy.OneRequestId):
-        await middleware(app)({"type": "websocket"}, nothing, nothing)
-    assert reached == ["websocket"] * 3
+# Bodies
+
+
+async def collected(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
+    return body
+
+
+class Slots:
+    """Serve and a gateway that reads bodies: how many requests have reached it, and what they said."""
+
+    def __init__(self) -> None:
+        self.reached = 0
+        self.bodies: list[bytes] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.reached += 1
+        self.bodies.append(await collected(receive))
+        await serve(200)(scope, receive, send)
+
+
+async def test_a_body_that_stands_still_takes_no_slot(
+    wrapped: Callable[[ASGIApp], ASGIApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_bodies, "OTHERS", Pace(0.02, 1000))
+    slots = Slots()
+    app = wrapped(slots)
+    answers = await asyncio.gather(*(asked(app, method="POST", body=[b"{"], ended=False) for _ in range(1100)))
+    assert slots.reached == 0
+    start, body = answers[0]
+    assert (start["status"], dict(start["headers"])[b"connection"]) == (408, b"close")
+    assert json.loads(body["body"])["error"]["code"] == "upload_stalled"
+    assert len(ids(start)) == 1
+
+
+async def test_a_small_body_arrives_whole(wrapped: Callable[[ASGIApp], ASGIApp]) -> None:
+    slots = Slots()
+    [start, _] = await asked(wrapped(WithWindows(slots)), method="POST", body=[b"a", b"", b"bc"])
+    assert (start["status"], slots.bodies) == (200, [b"abc"])
+
+
+async def test_large_bodies_that_stand_still_leave_slots_free(
+    wrapped: Callable[[ASGIApp], ASGIApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_bodies, "LARGE_AT_ONCE", 2)
+    monkeypatch.setattr(small_bodies, "PLACE_SECONDS", 0.05)
+    slots = Slots()
+    app = wrapped(WithWindows(slots))
+    large = b"x" * small_bodies.SMALL_BYTES
+    async with asyncio.TaskGroup() as group:
+        standing = [group.create_task(asked(app, method="POST", body=[large], ended=False)) for _ in range(2)]
+        await until(lambda: slots.reached == 2)
+        [start, body] = await asked(app, method="POST", body=[large, b"y"])
+        assert (start["status"], dict(start["headers"])[b"retry-after"]) == (503, b"5")
+        assert json.loads(body["body"])["error"]["code"] == "too_many_large_bodies"
+        assert (await asked(app, method="POST", body=[b"small"]))[0]["status"] == 200
+        for each in standing:
+            each.cancel()
+        await asyncio.wait(standing)
+    assert slots.reached == 3
+
+
+async def test_a_large_body_that_was_read_makes_room_before_its_answer(
+    wrapped: Callable[[ASGIApp], ASGIApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_bodies, "LARGE_AT_ONCE", 1)
+    read, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await collected(receive)
+        read.set()
+        await go_on.wait()
+        await serve(200)(scope, receive, send)
+
+    app = wrapped(WithWindows(slow))
+    large = [b"x" * small_bodies.SMALL_BYTES, b"y"]
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(asked(app, method="POST", body=large))
+        await read.wait()
+        read.clear()
+        second = group.create_task(asked(app, method="POST", body=large))
+        await read.wait()
+        go_on.set()
+    assert [each.result()[0]["status"] for each in (first, second)] == [200, 200]
+
+
+# Pages of other origins
+
+
+async def test_the_proxys_own_answers_can_be_read_by_the_pages_that_the_gateway_allows(
+    wrapped: Callable[[ASGIApp], ASGIApp],
+) -> None:
+    allowed = {b"https://chat.example"}
+    up = True
+
+    async def gateway(scope: Scope, receive: Receive, send: Send) -> None:
+        if not up:
+            await serve(500, (b"content-type", b"text/plain"))(scope, receive, send)
+            return
+        origin = dict(scope["headers"])[b"origin"]
+        cors = [(b"access-control-allow-origin", origin), (b"vary", b"Origin")] if origin in allowed else []
+        await serve(200, *cors)(scope, receive, send)
+
+    async def readable(origin: bytes) -> bool:
+        start, _ = await asked(app, [(b"origin", origin)])
+        assert start["status"] == (200 if up else 503)
+        return dict(start["headers"]).get(b"access-control-allow-origin") == origin
+
+    app = wrapped(gateway)
+    assert await readable(b"https://chat.example")
+    assert not await readable(b"https://evil.example")
+    up = False
+    assert await readable(b"https://chat.example")
+    assert not await readable(b"https://evil.example")
+    up, allowed = True, set()
+    assert not await readable(b"https://chat.example")
+    up = False
+    assert not await readable(b"https://chat.example")
 
 
 def test_the_proxys_uvicorn_speaks_our_http(wrapped: Callable[[ASGIApp], ASGIApp]) -> None:

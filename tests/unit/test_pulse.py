@@ -12,11 +12,11 @@ class Core:
         self.now = self.used = 100.0
         self.pulse = Pulse(step_seconds, cpu_seconds=lambda: self.used, clock=lambda: self.now)
 
-    def passes(self, seconds: int, *, share: float) -> None:
+    def passes(self, seconds: int, *, share: float, receiving: bool = True) -> None:
         for _ in range(seconds):
             self.now += 1
             self.used += share
-            self.pulse.look()
+            self.pulse.look(receiving=receiving)
 
 
 def test_a_core_that_works_is_slow_and_one_that_does_not_is_silent() -> None:
@@ -39,6 +39,25 @@ def test_a_core_that_spins_for_ever_is_silent_from_the_longest_step_on() -> None
     core = Core(step_seconds=60)
     core.passes(100, share=1.0)
     assert core.pulse.silent == 41
+
+
+def test_time_in_which_nothing_could_be_received_is_no_silence_of_the_core() -> None:
+    core = Core(step_seconds=60)
+    core.passes(10, share=0.0)
+    core.passes(120, share=0.0, receiving=False)
+    assert core.pulse.silent == 10
+    core.passes(10, share=1.0)
+    assert core.pulse.silent == 0, "nor does it count as a step without an answer"
+    core.passes(30, share=0.0)
+    assert core.pulse.silent == 30
+
+
+def test_time_in_which_this_process_stood_still_is_no_silence_of_the_core() -> None:
+    core = Core()
+    core.passes(10, share=0.0)
+    core.now += 120
+    core.pulse.look()
+    assert core.pulse.silent == 10
 
 
 def test_a_stopped_child_uses_no_time() -> None:

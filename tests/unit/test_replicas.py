@@ -14,7 +14,7 @@ from app.errors import EngineLost, ReplicaGone
 from app.health import ModelHealth
 from app.settings import ModelSettings
 from app.store import Restarts
-from deployments.messages import Heartbeat
+from deployments.messages import CoreDeath, Heartbeat
 from deployments.placement import Finding
 from deployments.replicas import losses as losses_module
 from deployments.replicas import watch as watch_module
@@ -56,6 +56,8 @@ class Handle:
         self.streams: dict[str, list[Stream]] = {}
         self.run_error: Exception = EngineLost("broken")
         self.entered = True
+        self.begun: list[str] = []
+        self.dies_at_begin: Exception | None = None
 
     def options(self, stream: bool) -> "Handle":
         return self
@@ -70,7 +72,7 @@ class Handle:
 
     @property
     def answer_lines(self) -> Any:
-        def broken(endpoint: str, bodies: Any, beside: Beside, replica: str) -> Stream:
+        def broken(endpoint: str, bodies: Any, beside: Beside, call: str, replica: str) -> Stream:
             stream = Stream()
             if self.entered:
                 stream.items.put_nowait([])
@@ -78,6 +80,15 @@ class Handle:
             return stream
 
         return self._Method(broken)
+
+    @property
+    def begin(self) -> Any:
+        async def begin(call: str, replica: str) -> None:
+            self.begun.append(replica)
+            if self.dies_at_begin is not None:
+                raise self.dies_at_begin
+
+        return self._Method(begin)
 
     def last(self, replica: str) -> Stream:
         return self.streams[replica][-1]
@@ -88,10 +99,10 @@ class Handle:
 
 
 class Scene:
-    def __init__(self, hang_seconds: float = 30) -> None:
+    def __init__(self, hang_seconds: float = 30, front_end_seconds: float = 30) -> None:
         self.now = 1000.0
         self.handle: Any = Handle()
-        settings = ModelSettings(id="tiny", source="x", hang_seconds=hang_seconds)
+        settings = ModelSettings(id="tiny", source="x", hang_seconds=hang_seconds, front_end_seconds=front_end_seconds)
         self.lost: list[str] = []
         self.reason = ""
         self.restarts = Restarts()
@@ -198,6 +209,18 @@ async def test_a_replica_whose_stream_breaks_is_lost_at_once_and_counts_once() -
         assert scene.losses == 1
 
 
+async def test_a_core_that_is_dead_is_a_loss_in_its_own_words_and_is_not_asked_again() -> None:
+    async with running(Scene(), "a") as scene:
+        scene.handle.last("a").items.put_nowait(CoreDeath("vLLM's core is gone: no memory"))
+        await until(lambda: scene.losses)
+        assert scene.reason == "EngineLost: vLLM's core is gone: no memory"
+        await asyncio.sleep(2 * watch_module.REWATCH_SECONDS)
+        assert (len(scene.handle.streams["a"]), scene.healthy) == (1, set())
+        scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
+        await until(lambda: len(scene.handle.streams["a"]) == 2)
+        assert scene.losses == 1
+
+
 async def test_what_a_replica_raised_is_told_in_its_own_words_and_not_in_rays() -> None:
     raised = RayTaskError("watch", "Traceback: much of it", EngineLost("vLLM's core is gone: no memory"))
     async with running(Scene(), "a") as scene:
@@ -258,11 +281,14 @@ async def test_a_name_that_leaves_the_board_and_comes_back_is_watched_again() ->
         await scene.beat("a")
 
 
-@pytest.mark.parametrize(("hang_seconds", "silent", "healthy"), [(30, 34, True), (30, 36, False), (60, 36, True)])
-async def test_a_silent_replica_is_healthy_for_as_long_as_its_core_may_take(
-    hang_seconds: float, silent: float, healthy: bool
+@pytest.mark.parametrize(
+    ("hang_seconds", "front_end_seconds", "silent", "healthy"),
+    [(30, 30, 34, True), (30, 30, 36, False), (60, 30, 36, True), (30, 60, 36, True)],
+)
+async def test_a_silent_replica_is_healthy_for_as_long_as_its_core_or_its_front_end_may_take(
+    hang_seconds: float, front_end_seconds: float, silent: float, healthy: bool
 ) -> None:
-    async with running(Scene(hang_seconds), "a") as scene:
+    async with running(Scene(hang_seconds, front_end_seconds), "a") as scene:
         scene.now += silent
         assert bool(scene.healthy) is healthy
 
@@ -271,7 +297,7 @@ def test_of_all_that_is_known_one_reason_is_told_the_newest_cause() -> None:
     scene = Scene()
     scene.finding = Finding(trouble="its replicas do not start: KeyError")
     assert scene.health.reason == "its replicas do not start: KeyError"
-    scene.restarts = Restarts(failure="the folder of model tiny is not there: /x", failed_start_age=3)
+    scene.restarts = Restarts(failure="the folder of model tiny is not there: /x", failure_age=3)
     assert scene.health.reason == "the folder of model tiny is not there: /x"
     scene.finding = Finding(shortage="it needs 1 GPU", trouble="its replicas do not start: KeyError")
     assert scene.health.reason == "it needs 1 GPU"
@@ -279,12 +305,12 @@ def test_of_all_that_is_known_one_reason_is_told_the_newest_cause() -> None:
 
 async def test_a_failure_from_before_the_model_was_healthy_is_no_reason() -> None:
     async with running(Scene(), "a") as scene:
-        scene.restarts = Restarts(failure="no memory", failed_start_age=30)
+        scene.restarts = Restarts(failure="no memory", failure_age=30)
         scene.handle.last("a").items.put_nowait(ConnectionError("killed"))
         await until(lambda: scene.losses == 1)
         scene.now += 10
         assert scene.health.reason is None
-        scene.restarts = Restarts(failure="no memory", failed_start_age=8)
+        scene.restarts = Restarts(failure="no memory", failure_age=8)
         assert scene.health.reason == "no memory"
 
 
@@ -298,7 +324,7 @@ def test_a_model_that_loads_for_the_first_time_is_starting() -> None:
 @pytest.mark.parametrize(
     "known",
     [
-        Restarts(newest_start_age=3, failure="no memory", failed_start_age=9),
+        Restarts(newest_start_age=3, failure="no memory", failure_age=9),
         Restarts(newest_start_age=3, all_planned=False),
         Restarts(newest_start_age=1801),
     ],
@@ -324,8 +350,6 @@ async def test_a_model_that_was_healthy_is_not_starting() -> None:
 
 
 DIED = ActorDiedError()
-
-
 REFUSED = RayTaskError("answer_lines", "", ReplicaGone("refused")).as_instanceof_cause()
 
 
@@ -334,21 +358,30 @@ REFUSED = RayTaskError("answer_lines", "", ReplicaGone("refused")).as_instanceof
     [
         (ReplicaGone("refused"), False, Beside.ANYTHING, ReplicaGone),
         (REFUSED, False, Beside.ANYTHING, ReplicaGone),
-        (DIED, False, Beside.ANYTHING, EngineLost),
+        (DIED, False, Beside.ANYTHING, ReplicaGone),
+        (DIED, False, Beside.NOTHING, ReplicaGone),
+        (DIED, False, Beside.ONLINE, ReplicaGone),
         (DIED, True, Beside.ANYTHING, EngineLost),
         (DIED, True, Beside.NOTHING, EngineLost),
         (DIED, True, Beside.ONLINE, EngineLost),
-        (DIED, False, Beside.NOTHING, ReplicaGone),
-        (DIED, False, Beside.ONLINE, ReplicaGone),
         (RayTaskError("answer_lines", "", EngineLost("dead")).as_instanceof_cause(), True, Beside.ANYTHING, EngineLost),
     ],
 )
-async def test_lines_that_were_sent_have_a_part_in_the_loss_unless_they_were_refused_or_waited_for_others(
+async def test_lines_have_a_part_in_a_loss_from_when_they_were_told_to_enter_unless_they_were_refused(
     error: Exception, entered: bool, beside: Beside, raised: type[EngineLost]
 ) -> None:
     async with running(Scene(), "a") as scene:
         scene.handle.run_error, scene.handle.entered = error, entered
         assert type(await scene.loss("a", beside)) is raised
+
+
+@pytest.mark.parametrize("beside", Beside)
+async def test_lines_that_kill_as_they_enter_have_a_part_in_it_though_nothing_is_heard_of_them(beside: Beside) -> None:
+    """As one whose validation holds up the whole process: not even the answer to `begin` gets out."""
+    async with running(Scene(), "a") as scene:
+        scene.handle.dies_at_begin = DIED
+        assert type(await scene.loss("a", beside)) is EngineLost
+        assert scene.handle.begun == ["a"]
 
 
 async def test_a_replica_that_lost_lines_is_not_used_until_it_beats_again() -> None:

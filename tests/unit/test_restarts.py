@@ -69,7 +69,7 @@ async def test_a_note_that_cannot_be_written_does_not_replace_the_error(
     async def away(store: Store, replica: str, reason: str) -> None:
         raise StoreUnavailable("away")
 
-    monkeypatch.setattr(Store, "note_failed_start", away)
+    monkeypatch.setattr(Store, "note_failure", away)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         async with brakes.start("planned"):
             raise FileNotFoundError("models/nowhere: no such folder")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.telemetry import AlertKind
-from deployments.proxy import WORDS
+from deployments.proxy_answers import WORDS
 from tests.commands import ROOT
 
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()

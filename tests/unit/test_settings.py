@@ -1,9 +1,12 @@
+import hashlib
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from app.api_keys import as_digest
 from app.cpu_replicas import Machine
 from app.errors import SettingsError
 from app.settings import DispatchSettings, Limits, ModelSettings, Retention, Settings
@@ -50,7 +53,7 @@ def test_a_hubs_name_stays_as_it_is() -> None:
     assert load(models=[{"id": "tiny", "source": "Qwen/Qwen3-0.6B"}]).models[0].source == "Qwen/Qwen3-0.6B"
 
 
-@pytest.mark.parametrize("source", ["/gone/model", "./gone", "../gone", "~/gone", "models/gone"])
+@pytest.mark.parametrize("source", ["/gone/model", "./gone", "../gone", "~/gone", "models/gone", "weights/chat/gone"])
 def test_a_folder_that_is_gone_is_no_hubs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     (tmp_path / "here/models").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
@@ -254,7 +257,7 @@ def test_the_environment_stands_above_the_config(tmp_path: Path) -> None:
     settings = load(environ, models=models, data="/elsewhere", api_keys=["c"])
     assert settings.data == tmp_path
     assert [model.replicas for model in settings.models] == [2, 2]
-    assert settings.api_keys == ("a", "b")
+    assert settings.api_keys == (as_digest("a"), as_digest("b"))
 
 
 def test_an_empty_variable_is_as_good_as_none() -> None:
@@ -264,7 +267,7 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
 
 def test_the_process_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHYARD_API_KEYS", "from-the-process")
-    assert Settings.load({"models": [MODEL]}).api_keys == ("from-the-process",)
+    assert Settings.load({"models": [MODEL]}).api_keys == (as_digest("from-the-process"),)
 
 
 @pytest.mark.parametrize("models", [[MODEL], None, 7, ["tiny"]])
@@ -274,6 +277,26 @@ def test_a_wrong_variable_is_refused_whatever_the_config_says(models: Any) -> No
         "the variable alone, where it is the mistake"
     )
     assert (" models" in wrong) == (models != [MODEL])
+
+
+def test_a_config_may_hold_digests_in_place_of_keys() -> None:
+    digest = "sha256:" + hashlib.sha256(b"key").hexdigest()
+    assert load(api_keys=["key"]).api_keys == load(api_keys=[digest]).api_keys == (digest,)
+    with pytest.raises(SettingsError, match="api_keys"):
+        load(api_keys=[""])
+
+
+def test_requests_read_no_files_and_the_hosts_of_media_stand_in_one_place() -> None:
+    assert load().models[0].allowed_media_domains == ()
+    for arguments, words in (
+        ({"allowed_local_media_path": "/"}, "must not be set"),
+        ({"allowed_media_domains": ["a.example"]}, "set allowed_media_domains of the model"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            load(models=[{**MODEL, "engine": arguments}])
+    for wrong in ("https://a.example", "A.example", "a.example/x", ""):
+        with pytest.raises(SettingsError, match="allowed_media_domains"):
+            load(models=[{**MODEL, "allowed_media_domains": [wrong]}])
 
 
 # Frozen and discreet
@@ -288,7 +311,8 @@ def test_settings_do_not_change() -> None:
 
 
 def test_keys_and_passwords_are_never_shown() -> None:
-    assert "secret" not in repr(load(api_keys=["secret"]))
+    kept = load(api_keys=["secret"])
+    assert "secret" not in f"{kept!r} {kept.model_dump_json()} {pickle.dumps(kept)!r}"
     with pytest.raises(SettingsError) as refused:
         load(api_keys=["secret"], gateways=0, nonsense="secret", database="postgresql://user:secret@host/db")
     assert "secret" not in f"{refused.value} {refused.value.__cause__}"

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.batch.lifecycle import Lifecycle
 from app.batch.suspects import Beside, after_death, groups
 from tests.unit.waiting import until
 from tests.unit.yard import Yard, requests
@@ -206,7 +205,7 @@ async def test_suspects_that_run_alone_let_others_have_a_turn(yard: Yard, monkey
     monkeypatch.setattr("app.batch.dispatch.APART_SECONDS", 0.0)
     yard.engines.slots = 4
     batch_id = await yard.create(requests(48))
-    await Lifecycle(yard.store, yard.objects, yard.settings, "me", yard.clock).validate_next()
+    await yard.lifecycle("me").validate_next()
     [claim] = await yard.store.claim_shards("me", 60, "tiny", 1)
     await yard.store.release(claim, dict.fromkeys(range(8), 2))
     async with yard.dispatcher():

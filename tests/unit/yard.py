@@ -12,9 +12,10 @@ from app.batch.dispatch import Answer, Dispatcher, TimedOut
 from app.batch.lifecycle import Lifecycle
 from app.batch.loops import run_loops
 from app.batch.suspects import Beside
+from app.capabilities import Capabilities
 from app.errors import EngineLost, ReplicaGone, StoreUnavailable
 from app.objects import Objects
-from app.settings import Settings
+from app.settings import ENDPOINTS, Settings
 from app.store import Batch, File, Store, Usage
 from deployments.occupancy import Call, Occupancy
 from tests.clocks import Clock
@@ -23,6 +24,18 @@ from tests.unit.waiting import until
 MODEL = "tiny"
 ENDPOINT = "/v1/chat/completions"
 FINAL = ("completed", "failed", "expired", "cancelled")
+
+
+class _EveryName(frozenset[str]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def issuperset(self, names: object) -> bool:
+        return True
+
+
+EVERYTHING = Capabilities({endpoint: _EveryName() for endpoint in ENDPOINTS})
+"""Of an engine that ignores nothing."""
 
 
 class FakeReplicas:
@@ -143,6 +156,8 @@ class Yard:
         self.store = Store.open(self.settings.database_url, self.clock)
         self.objects = Objects(self.settings.objects_url)
         self.engines = FakeReplicas()
+        self.capabilities: Capabilities | None = EVERYTHING
+        """What the dispatchers have heard of the engines."""
 
     @asynccontextmanager
     async def dispatcher(self) -> AsyncIterator[Dispatcher]:
@@ -150,7 +165,7 @@ class Yard:
         owner = uuid4().hex
         store: Any = MortalStore(self.store)
         dispatcher = Dispatcher(store, self.objects, self.engines, self.settings, owner)
-        lifecycle = Lifecycle(store, self.objects, self.settings, owner, self.clock)
+        lifecycle = self.lifecycle(owner, store)
         loops = asyncio.create_task(run_loops(dispatcher, lifecycle, self.settings.dispatch))
         try:
             yield dispatcher
@@ -162,6 +177,16 @@ class Yard:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
+
+    def lifecycle(self, owner: str, store: Any = None) -> Lifecycle:
+        return Lifecycle(
+            store or self.store,
+            self.objects,
+            self.settings,
+            owner,
+            self.clock,
+            capabilities=lambda model: self.capabilities,
+        )
 
     async def upload(self, data: bytes) -> File:
         file_id = f"file-{uuid4().hex[:24]}"

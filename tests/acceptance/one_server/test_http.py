@@ -62,7 +62,12 @@ def test_clients_cannot_shorten_serves_patience(server: Server) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_no_page_may_read_online_answers_unless_the_config_says_so(server: Server) -> None:
-    answer = server.http.post("/v1/chat/completions", json=CHAT, headers={"origin": "https://page.example"})
-    assert answer.status_code == 200
-    assert not [name for name in answer.headers if name.startswith("access-control-")]
+def test_no_page_may_use_it_or_read_its_answers_unless_the_config_says_so(server: Server) -> None:
+    for origin, status in (("https://page.example", 403), ("http://localhost:3000", 200)):
+        answer = server.http.post("/v1/chat/completions", json=CHAT, headers={"origin": origin})
+        assert answer.status_code == status
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+def test_a_page_that_rebound_its_name_to_this_machine_is_refused(server: Server) -> None:
+    assert server.http.get("/v1/models", headers={"host": f"page.example:{server.port}"}).status_code == 421
