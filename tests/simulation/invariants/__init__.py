@@ -11,6 +11,7 @@ from tests.simulation.invariants.endings import FilesAreWhole, NothingIsLeft
 from tests.simulation.invariants.ledger import (
     BatchesGoForward,
     ClaimsFence,
+    InputsStay,
     NothingIsHeldBack,
     ObjectsAreThere,
     OneAnswerALine,
@@ -28,6 +29,7 @@ def every_check(world: "World") -> list[Check]:
         BatchesGoForward,
         ObjectsAreThere,
         ClaimsFence,
+        InputsStay,
         ReplicasHaveRoom,
         FilesAreWhole,
         OneAnswerALine,

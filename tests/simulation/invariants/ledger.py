@@ -159,6 +159,16 @@ class ClaimsFence(Check):
         return rows
 
 
+class InputsStay(Check):
+    """No file is deleted that an unfinished batch reads."""
+
+    def after_verb(self, process: Process, verb: str, args: Sequence[Any], answer: Any, changed: bool) -> None:
+        if verb == "delete_file" and answer == "deleted":
+            query = f"SELECT id FROM batches WHERE input_file_id = ? AND status NOT IN {FINAL_STATES}"
+            if readers := self.rows(query, args[1]):
+                raise Violation(f"{args[1]} is deleted, and {readers} read it")
+
+
 class OneAnswerALine(Check):
     """No position of a shard is recorded twice."""
 
