@@ -21,6 +21,8 @@ NEEDED = {
     # Out of memory, Ray's monitor ends Serve's controller first. It is the last resort: at its own 95 % the guard of an
     # engine that has grown ends that one.
     "RAY_memory_usage_threshold": "0.98",
+    # For the kernel Ray gives all its workers 1000, the most there is; of these the engines keep it (priority.py).
+    "RAY_worker_oom_score_adjustment": "500",
     # Our side of Serve's proxy: how it speaks HTTP, its limits, and its own answers in OpenAI's envelope.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy:middlewares",
 }

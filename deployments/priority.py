@@ -8,7 +8,7 @@ workers only, so the engine's module imports this before the seconds of vLLM's o
 import contextlib
 import os
 
-OOM_SCORE = 500
+OOM_SCORE = 1000
 """Of an engine's processes: by it the kernel chooses what to kill when there is no memory left. Of all that Batchyard
 and Ray run, engines have most of the memory, and losing one costs least."""
 
