@@ -13,6 +13,7 @@ CHAOS_ARGS ?=
 SIEGE_ARGS ?=
 MINUTES ?= 60
 SINCE ?=
+SEEDS ?= 10000
 # Where PyTorch's CPU wheel comes from if pip's own sources lack it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # For `make lock`: uv itself, and more of its options, such as LOCK_FLAGS=--upgrade.
@@ -50,7 +51,7 @@ MODELS_examples/two-models.yaml := models/SmolLM2-135M-Instruct models/all-MiniL
 .DELETE_ON_ERROR:
 # Two pips must not write into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help install install-gpu models demo serve test mutants lint bench chaos siege soak lock clean
+.PHONY: help install install-gpu models demo serve test simulate mutants lint bench chaos siege soak lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -69,8 +70,11 @@ serve: $(APP) $(MODELS_$(BATCHYARD_CONFIG)) ## serve BATCHYARD_CONFIG (default l
 
 # Two at a time where no server starts; the servers of the acceptance tests want the machine for themselves.
 test: $(APP) $(DEV) $(CLIENTS) $(SYSTEMD) models ## run the tests (TESTS=tests/unit for a part)
-	$(if $(TESTS),,$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/unit tests/store)
+	$(if $(TESTS),,$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/unit tests/store tests/simulation)
 	$(BIN)/python -m pytest $(or $(TESTS),tests/acceptance)
+
+simulate: $(APP) $(DEV) ## meet thousands of bad days on a simulated clock (SEEDS=10000); goes on where it was stopped
+	@exec $(BIN)/python -m tests.simulation many $(SEEDS)
 
 mutants: $(APP) $(DEV) models/tiny ## break features and see that tests fail (SINCE=REV: those that a change since then touches)
 	@exec $(BIN)/python -m tests.mutants $(if $(SINCE),--changed-since $(SINCE))

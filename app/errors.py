@@ -60,6 +60,10 @@ class ObjectCutShort(ObjectMissing):
     """The object store has only the beginning of the object."""
 
 
+class UploadTooLate(BatchyardError):
+    """An upload became no file before its object was due to be deleted, which may be gone by now."""
+
+
 class EngineLost(BatchyardError):
     """The engine replica died or hung with lines in it, and nothing but its lines is known to explain that."""
 

@@ -139,6 +139,7 @@ class Objects:
         await self._verify()
         with _obstore_errors(key):
             yield
+        await self._verify()  # else it may have come to another store, which took this one's place meanwhile
 
     async def _range(self, key: str, start: int, end: int) -> bytes:
         try:

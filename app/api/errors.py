@@ -17,6 +17,7 @@ from app.errors import (
     ObjectsUnavailable,
     RequestRefused,
     StoreUnavailable,
+    UploadTooLate,
 )
 from app.store import IdempotencyConflict, QueueFull
 
@@ -119,6 +120,7 @@ ANSWERS: dict[type[BatchyardError], Callable[[Any], ApiError]] = {
     StoreUnavailable: lambda error: unavailable(_first_line(error), "store_unavailable"),
     ObjectsUnavailable: lambda error: unavailable(_first_line(error), "objects_unavailable"),
     ObjectMissing: lambda error: ApiError(404, "The content of this file is gone.", code="object_missing"),
+    UploadTooLate: lambda error: unavailable(str(error), "upload_too_late"),
     RequestRefused: lambda error: bad_request(str(error), error.param, error.code),
     EngineLost: lambda error: unavailable(
         "The engine was lost while it worked on this request. Please try again.", "engine_lost"

@@ -138,7 +138,7 @@ class Files:
         await self._store.reserve_object(file.object_key, self._now() + RESERVED_SECONDS)
         async with self._putting:
             await self._objects.put(file.object_key, content)
-        return await self._store.add_file(file, key, digest)
+        return await self._store.add_file(file, key, digest, reserved=True)
 
     async def _earlier(self, tenant: str, key: str | None, digest: str) -> File | None:
         if key is None:

@@ -11,6 +11,7 @@ from app.api.asgi import HttpMiddleware
 from app.api.errors import INTERNAL, error_response
 from app.api.metrics import Metrics
 from app.api.request_ids import NAME, request_id_of
+from app.errors import BatchyardError
 
 log = structlog.get_logger()
 
@@ -29,8 +30,12 @@ class Observe(HttpMiddleware):
             await self._app(scope, receive, exchange.send)
         except ClientDisconnect:
             log.info("client left", request_id=exchange.request_id, path=scope["path"])
-        except Exception:
-            log.exception("request failed", request_id=exchange.request_id, method=scope["method"], path=scope["path"])
+        except Exception as error:
+            request = {"request_id": exchange.request_id, "method": scope["method"], "path": scope["path"]}
+            if isinstance(error.__cause__, BatchyardError):  # Starlette's own, round one that came too late to be told
+                log.warning("answer cut off", **request, reason=str(error.__cause__))
+            else:
+                log.exception("request failed", **request)
             if exchange.status is not None:
                 raise  # half an answer is out: the server must cut the connection, so that it does not look whole
             await error_response(INTERNAL)(scope, receive, exchange.send)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -71,7 +71,10 @@ class Engines(Protocol):
 
 
 class Dispatcher:
-    """One owner of claims. `owner` must never be used by another process, not even after a restart."""
+    """One owner of claims. `owner` must never be used by another process, not even after a restart.
+
+    `clock` is monotonic, in seconds.
+    """
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class Dispatcher:
         engines: Engines,
         settings: Settings,
         owner: str,
+        clock: Callable[[], float] = time.monotonic,
         alert: Alerts = alert,
     ) -> None:
         self._store = store
@@ -88,9 +92,10 @@ class Dispatcher:
         self._settings = settings
         self._owner = owner
         self._alert = alert
+        self._clock = clock
         self._recorder = Recorder(store, objects)
         self._shards: dict[tuple[str, int, int], RunningShard] = {}
-        self._renewed = time.monotonic()
+        self._renewed = clock()
         self._looked_for_suspects: dict[str, float] = {}
         self._next_without_suspects: set[str] = set()
         self._fault: BaseException | None = None
@@ -108,7 +113,7 @@ class Dispatcher:
             raise self._fault
         if self._recorder.stuck:
             return 0
-        if time.monotonic() - self._renewed > self._settings.dispatch.lease_seconds / 2:
+        if self._clock() - self._renewed > self._settings.dispatch.lease_seconds / 2:
             await self.renew()  # the ledger was away, and would give our own shards to us once more
         started = 0
         without_suspects, self._next_without_suspects = self._next_without_suspects, set()
@@ -129,8 +134,8 @@ class Dispatcher:
         running = set(self._shards)
         claims = running | self._recorder.claims()
         going_on = await self._store.renew_shards(claims, self._settings.dispatch.lease_seconds)
-        self._renewed = time.monotonic()
-        for key in running - going_on:
+        self._renewed = self._clock()
+        for key in sorted(running - going_on):
             if (shard := self._shards.get(key)) is not None:
                 shard.stop()
 
@@ -178,9 +183,10 @@ class Dispatcher:
 
     async def _start_suspects(self, model: str, without: Collection[str]) -> int:
         """One shard with suspects to each replica that has none and is not among `without`."""
-        now, looked = time.monotonic(), self._looked_for_suspects.get(model, float("-inf"))
+        now, looked = self._clock(), self._looked_for_suspects.get(model, float("-inf"))
         taken = {shard.replica for shard in self._shards.values() if shard.suspect}.union(without)
-        free = sorted(set(self._engines.replicas(model)) - taken, key=self._queued().__getitem__)
+        replicas = [replica for replica in self._engines.replicas(model) if replica not in taken]
+        free = sorted(replicas, key=self._queued().__getitem__)
         if not free or now - looked < self._settings.dispatch.poll_seconds:
             return 0
         claims = await self._claim(model, len(free), suspect=True)
@@ -260,7 +266,7 @@ class Dispatcher:
         """Returns when all are sent, or when others are to have a turn at the replica."""
         deaths = {position: number for position, number in shard.deaths().items() if position in shard.requests}
         for group in groups(deaths, shard.slow, shard.claim.count):
-            if shard.apart_since is not None and time.monotonic() - shard.apart_since > APART_SECONDS:
+            if shard.apart_since is not None and self._clock() - shard.apart_since > APART_SECONDS:
                 self._next_without_suspects.add(shard.replica)
                 return
             await self._send(shard, group)
@@ -274,7 +280,7 @@ class Dispatcher:
         bodies = [shard.requests[position].body for position in group.positions]
         async for news in self._engines.answers(model, shard.replica, endpoint, bodies, beside=group.beside):
             if group.apart and shard.apart_since is None:
-                shard.apart_since = time.monotonic()
+                shard.apart_since = self._clock()
             answers = [each for each in news if isinstance(each, Answer)]
             self._add(shard, [_result(shard, group, answer) for answer in answers])
             if late := {group.positions[each.position] for each in news if isinstance(each, TimedOut)}:
@@ -297,8 +303,11 @@ class Dispatcher:
             log.warning("slow lines not noted yet", batch=claim.batch_id, shard=claim.index, reason=str(error))
 
     def _add(self, shard: RunningShard, results: Sequence[Result]) -> None:
-        self._recorder.add(shard.claim, results)
-        shard.todo.difference_update(result.position for result in results)
+        """Of two results of a line the first stands: a client may have seen it."""
+        for result in results:
+            if result.position in shard.todo:
+                shard.todo.remove(result.position)
+                self._recorder.add(shard.claim, [result])
         self.room_made.set()
 
     async def _input_gone(self, claim: ShardClaim, error: ObjectMissing) -> None:

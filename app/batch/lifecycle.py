@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 
@@ -28,6 +29,15 @@ UNHEARD_SECONDS = 1.0
 """Until a batch of whose model no engine was heard is looked at again: a look reads the start of its file."""
 
 
+Reading = Callable[[], Coroutine[Any, Any, Validation]]
+"""Reads an input file, and says what is in it."""
+
+
+async def in_thread(read: Reading) -> Validation:
+    """With a loop of its own: parsing 50,000 lines must not stop the streams of this one."""
+    return await asyncio.to_thread(lambda: asyncio.run(read()))
+
+
 class Lifecycle:
     """Each step claims one batch under a lease that the owner's dispatcher renews, and says whether it found one."""
 
@@ -38,16 +48,19 @@ class Lifecycle:
         settings: Settings,
         owner: str,
         now: Callable[[], float] = time.time,
+        aside: Callable[[Reading], Awaitable[Validation]] = in_thread,
         alert: Alerts = alert,
         *,
         capabilities: CapabilitiesOf,
     ) -> None:
+        """`aside`: where an input file is read."""
         self._store = store
         self._objects = objects
         self._settings = settings
         self._owner = owner
         self._now = now
         self._alert = alert
+        self._aside = aside
         self._capabilities = capabilities
         self._claims: set[tuple[str, int]] = set()
         self.batch_created = asyncio.Event()
@@ -149,8 +162,7 @@ class Lifecycle:
             message = f"The file has {file.bytes} bytes; at most {self._settings.limits.file_bytes} are allowed."
             return Validation(faults=[LineFault("file_too_large", message)])
         try:
-            # In a thread with a loop of its own: parsing 50,000 lines must not stop the streams of this one.
-            return await asyncio.to_thread(lambda: asyncio.run(self._read(batch, file.object_key)))
+            return await self._aside(lambda: self._read(batch, file.object_key))
         except ObjectMissing:
             return Validation(faults=[_unknown_file(batch)])
 

@@ -73,7 +73,7 @@ class Recorder:
         async with self._flushing:
             try:
                 recorded = await self._record()  # what an earlier flush wrote and the ledger did not take
-                for batch_id in {claim_key[0] for claim_key in self._pending}:
+                for batch_id in sorted({claim_key[0] for claim_key in self._pending}):
                     await self._write_object(batch_id)
                 recorded += await self._record()
             except BaseException:

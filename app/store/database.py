@@ -59,8 +59,7 @@ class Database:
     @classmethod
     def open(cls, url: str, now: Callable[[], int]) -> Self:
         """Connects, makes the database if there is none, and migrates. Raises StoreUnavailable."""
-        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False})
-        _use_sqlite_well(engine)
+        engine = sqlite_engine(url)
         database = cls(engine, now)
         try:
             if engine.url.database:
@@ -110,14 +109,19 @@ class Database:
             raise StoreUnavailable(f"The database did not answer: {_reason(error)}") from error
 
 
+def sqlite_engine(url: str) -> Engine:
+    """WAL with full synchronisation: a committed row survives power loss, and readers never wait for a writer."""
+    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False})
+    _use_sqlite_well(engine)
+    return engine
+
+
 def _is_missing(url: str) -> bool:
     parsed = make_url(url)
     return parsed.get_backend_name() == "sqlite" and bool(parsed.database) and not Path(parsed.database or "").exists()
 
 
 def _use_sqlite_well(engine: Engine) -> None:
-    """WAL with full synchronisation: a committed row survives power loss, and readers never wait for a writer."""
-
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own

@@ -17,11 +17,18 @@ _READ_BY_A_BATCH = exists().where(batches.c.input_file_id == files.c.id, batches
 class FileVerbs(IdempotencyVerbs, GarbageVerbs):
     @writing
     def add_file(
-        self, connection: Connection, file: File, idempotency_key: str | None = None, digest: str = ""
+        self,
+        connection: Connection,
+        file: File,
+        idempotency_key: str | None = None,
+        digest: str = "",
+        *,
+        reserved: bool = False,
     ) -> File:
         """Adds the file, or gives the one that the same key and digest made before, and then this one's object goes.
 
-        Raises IdempotencyConflict.
+        `reserved`: its object was, before it was written. Raises IdempotencyConflict and, if a sweep has taken that
+        object since, UploadTooLate.
         """
         if idempotency_key is not None:
             earlier = self._remember(connection, file.tenant, "files", idempotency_key, digest, file.id)
@@ -32,7 +39,8 @@ class FileVerbs(IdempotencyVerbs, GarbageVerbs):
                 # Deleted since: from now on the key stands for this file.
                 again = update(idempotency).where(idempotency.c.route == "files", idempotency.c.object_id == earlier)
                 connection.execute(again.values(object_id=file.id))
-        self._keep(connection, [file.object_key])
+        if reserved:
+            self._redeem(connection, file.object_key)
         connection.execute(insert(files).values(**vars(file)))
         return file
 

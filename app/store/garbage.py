@@ -6,10 +6,14 @@ the transaction that puts its key here, so a writer whose commit succeeded and w
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, exists, insert, select
+from sqlalchemy import Connection, delete, exists, insert, select, update
 
-from app.store.database import Database, reading, writing
+from app.errors import UploadTooLate
+from app.store.database import Database, writing
 from app.store.tables import files, garbage, segments
+
+TAKEN = 0
+"""The due time of what a sweep may be deleting: nothing can be made of it any more."""
 
 
 class GarbageVerbs(Database):
@@ -18,16 +22,26 @@ class GarbageVerbs(Database):
         """Notes an object that is about to be written: it is deleted after `until`, unless `add_file` makes it true."""
         connection.execute(insert(garbage).values(key=key, due=until))
 
-    @reading
+    @writing
     def due_garbage(self, connection: Connection, limit: int) -> list[str]:
-        """Keys of objects that have to go, and prefixes of keys, which end with a slash."""
+        """Keys of objects that have to go, and prefixes of keys, which end with a slash. They are the caller's now:
+        what was an upload becomes no file any more."""
         due = garbage.c.due <= self._now(), ~exists().where(files.c.object_key == garbage.c.key)
-        return list(connection.scalars(select(garbage.c.key).where(*due).order_by(garbage.c.due).limit(limit)))
+        keys = list(connection.scalars(select(garbage.c.key).where(*due).order_by(garbage.c.due).limit(limit)))
+        if keys:
+            connection.execute(update(garbage).where(garbage.c.key.in_(keys)).values(due=TAKEN))
+        return keys
 
     @writing
     def forget_garbage(self, connection: Connection, keys: Sequence[str]) -> None:
         """These objects are gone."""
         self._keep(connection, keys)
+
+    def _redeem(self, connection: Connection, key: str) -> None:
+        """A reserved object stays. Raises UploadTooLate when a sweep has taken it."""
+        mine = delete(garbage).where(garbage.c.key == key, garbage.c.due != TAKEN)
+        if not connection.execute(mine).rowcount:
+            raise UploadTooLate(f"The upload {key!r} took so long that it was given up. Please send it again.")
 
     def _keep(self, connection: Connection, keys: Sequence[str]) -> None:
         connection.execute(delete(garbage).where(garbage.c.key.in_(keys)))

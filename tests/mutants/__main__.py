@@ -69,7 +69,7 @@ def _try(mutant: Mutant) -> str:
     """Says what came of it, and returns it in a word."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
         copy = Path(scratch)
-        _copy_tree(copy)
+        copy_tree(copy)
         path = copy / mutant.file
         path.write_text(mutant.applied(path.read_text()))
         command = [sys.executable, "-m", "pytest", "-x", "--timeout=60", "-p", "no:cacheprovider"]
@@ -82,7 +82,7 @@ def _try(mutant: Mutant) -> str:
     return outcome
 
 
-def _copy_tree(target: Path) -> None:
+def copy_tree(target: Path) -> None:
     """What git tracks, as it is in the working tree; the models by a link."""
     for name in _git("ls-files"):
         if (source := ROOT / name).is_file():

@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 
+import pytest
+
+from app.errors import UploadTooLate
 from app.store import Store
 from tests.store.scene import (
     LAPSED,
@@ -96,4 +99,27 @@ async def test_an_upload_whose_answer_was_lost_is_kept_when_it_is_sent_again(sto
 async def test_nothing_goes_that_a_file_names(store: Store, clock: Clock) -> None:
     await store.add_file(a_file("file-1"))
     await store.reserve_object("files/file-1", clock.now)
+    assert await garbage(store) == []
+
+
+async def test_an_upload_that_a_sweep_has_taken_becomes_no_file_before_and_after_its_object_is_gone(
+    store: Store, clock: Clock
+) -> None:
+    """As when the clock steps by a day while it is under way: the sweep deletes what it was told."""
+    file = a_file("file-1")
+    await store.reserve_object(file.object_key, clock.now)
+    assert await garbage(store) == [file.object_key]
+    with pytest.raises(UploadTooLate):
+        await store.add_file(file, reserved=True)
+    await store.forget_garbage([file.object_key])
+    with pytest.raises(UploadTooLate):
+        await store.add_file(file, "key", "digest", reserved=True)
+    assert await store.idempotent_object(file.tenant, "files", "key", "digest") is None
+    assert await store.file(file.tenant, file.id) is None
+
+
+async def test_an_upload_that_no_sweep_has_taken_becomes_a_file_however_late(store: Store, clock: Clock) -> None:
+    file = a_file("file-1")
+    await store.reserve_object(file.object_key, clock.now)
+    await store.add_file(file, reserved=True)
     assert await garbage(store) == []

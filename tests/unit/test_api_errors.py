@@ -139,7 +139,7 @@ async def test_an_answer_that_breaks_off_is_not_ended_well(
         wire = await exchange(app, "GET", "/v1/files/file-1/content", [])
     assert (wire.status, wire.body, wire.whole) == (200, b"a part", False)
     assert wire.error is not None  # which makes the server cut the connection
-    assert logs[-1]["event"] == "request failed"
+    assert (logs[-1]["event"], logs[-1]["log_level"]) == ("answer cut off", "warning")
 
 
 async def test_a_lost_engine_is_a_503(client: httpx2.AsyncClient, engines: FakeEngines) -> None:

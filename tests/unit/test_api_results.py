@@ -4,6 +4,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from app.batch.results import _of_at_most
 from app.objects import Objects
@@ -46,8 +47,9 @@ async def test_results_of_a_batch_that_ends_meanwhile_break_off_instead_of_looki
         return await read(key, start, end)
 
     monkeypatch.setattr(objects, "read", read_while_it_ends)
-    with pytest.raises(RuntimeError, match="response already started"):
+    with pytest.raises(RuntimeError, match="response already started"), capture_logs() as logs:
         await client.get(f"/v1/batches/{batch['id']}/results")
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("answer cut off", "warning")]
 
 
 @pytest.mark.parametrize(

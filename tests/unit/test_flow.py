@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,24 @@ async def test_the_output_is_in_input_order_though_the_last_line_is_answered_fir
     async with yard.dispatcher():
         batch = await yard.finished(await yard.create(requests(30)))
     assert custom_ids(await yard.lines(batch.output_file_id)) == [f"line-{number}" for number in range(30)]
+
+
+async def test_the_first_answer_of_a_line_stands_whatever_an_engine_says_later(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = yard.engines.answers
+
+    async def twice(*arguments: Any, **named: Any) -> AsyncIterator[list[Any]]:
+        async for part in answers(*arguments, **named):
+            yield part
+            yield [replace(answer, body=b'{"echo":"another"}') for answer in part]
+
+    monkeypatch.setattr(yard.engines, "answers", twice)
+    async with yard.dispatcher():
+        batch = await yard.finished(await yard.create(requests(30)))
+    output = await yard.lines(batch.output_file_id)
+    assert (len(output), batch.completed) == (30, 30)
+    assert all(line["response"]["body"]["echo"] != "another" for line in output)
 
 
 async def test_the_body_reaches_the_engine_byte_for_byte(yard: Yard) -> None:

@@ -6,11 +6,12 @@ import pytest
 
 from tests.mutants.__main__ import summary
 from tests.mutants.table import MUTANTS, Mutant
+from tests.simulation.mutants import MUTANTS as SIMULATED
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.breaks)
+@pytest.mark.parametrize("mutant", dict.fromkeys([*MUTANTS, *SIMULATED]), ids=lambda mutant: mutant.breaks)
 def test_what_a_mutant_replaces_stands_once_in_its_file(mutant: Mutant) -> None:
     text = (ROOT / mutant.file).read_text()
     assert mutant.applied(text) != text

@@ -297,6 +297,26 @@ async def test_what_is_missed_in_a_store_that_comes_back_meanwhile_is_not_missin
     assert await objects.read("key") == b"data"
 
 
+@pytest.mark.parametrize("verb", [_put, _write, _delete, _delete_prefix])
+async def test_what_may_have_come_to_another_store_did_not_come_to_ours(
+    url: str, root: Path, tmp_path: Path, verb: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder was there at the first look, and was not mounted any more when the object came."""
+    objects = await Objects.open(url, Ledger())
+    verify, looks = objects._verify, 0
+
+    async def verify_and_unmount() -> None:
+        nonlocal looks
+        await verify()
+        looks += 1
+        if looks == 1:
+            os.rename(root, tmp_path / "elsewhere")
+
+    monkeypatch.setattr(objects, "_verify", verify_and_unmount)
+    with pytest.raises(ObjectsUnavailable, match="is not the one that the ledger's files lie in"):
+        await verb(objects)
+
+
 async def test_of_two_marks_the_first_stands_and_the_other_goes(url: str, root: Path) -> None:
     await Objects(url).put("marks/first", b"")
     objects = await Objects.open(url, Ledger(first="marks/first"))
@@ -308,7 +328,7 @@ async def test_a_store_that_lost_only_its_mark_is_mended_by_an_empty_object(url:
     ledger = Ledger()
     objects = await Objects.open(url, ledger)
     assert ledger.mark is not None
-    await objects.delete(ledger.mark)
+    await Objects(url).delete(ledger.mark)
     with pytest.raises(ObjectsUnavailable, match="put an empty one in its place"):
         await objects.put("a", b"hello")
     await Objects(url).put(ledger.mark, b"")
