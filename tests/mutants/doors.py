@@ -96,7 +96,7 @@ DOORS = (
     ),
     Mutant(
         "settings hold keys as they are",
-        "app/settings.py",
+        "app/settings/fields.py",
         "KeyDigest = Annotated[NotEmpty, AfterValidator(api_keys.as_digest)]",
         "KeyDigest = NotEmpty",
         "tests/unit/test_settings.py tests/unit/test_api_auth.py",

@@ -74,15 +74,15 @@ HEADER = (
 
 
 def table(rows: Mapping[str, Kept[Row] | None]) -> str:
-    """Markdown, from attack to row. Rows that were not run say so."""
-    return markdown(HEADER, [_cells(fault, kept) for fault, kept in rows.items()])
+    """Markdown, from attack to row. How many were not run stands below."""
+    run = {fault: kept for fault, kept in rows.items() if kept is not None}
+    missing = f"\n\nNot run yet: {len(rows) - len(run)} of {len(rows)} rows." if len(run) < len(rows) else ""
+    return markdown(HEADER, [_cells(fault, kept.row) for fault, kept in run.items()]) + missing
 
 
-def _cells(fault: str, kept: Kept[Row] | None) -> tuple[str, ...]:
-    if kept is None or not kept.row.slowest:
-        broken = "not run" if kept is None else "; ".join(f"**{each}**" for each in kept.row.broken)
-        return (fault, *["–"] * (len(HEADER) - 2), broken)
-    row = kept.row
+def _cells(fault: str, row: Row) -> tuple[str, ...]:
+    if not row.slowest:
+        return (fault, *["–"] * (len(HEADER) - 2), "; ".join(f"**{each}**" for each in row.broken))
     online, elsewhere = (_worst(row.slowest, among) for among in (ONLINE_KINDS, ELSEWHERE))
     quiet = ", ".join(_seconds(max(row.quiet[kind] for kind in among)) for among in (ONLINE_KINDS, ELSEWHERE))
     grown = ", ".join(f"{part} {_grown(size)}" for part, size in row.memory.items() if size >= TOLD_MB)

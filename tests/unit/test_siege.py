@@ -91,4 +91,4 @@ def test_rows_are_kept_and_written_between_the_marks_of_their_section(tmp_path: 
         "| one attack | 0.50 s (online) | 0.10 s (upload) | 0.50 s, 0.10 s | gateway 12 MB | 0 | 400 × 2; 2.5 kB"
         in text
     )
-    assert "**the gateway died**" in text and "not run" in text
+    assert "**the gateway died**" in text and "Not run yet: 1 of 2 rows." in text
