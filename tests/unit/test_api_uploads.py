@@ -425,7 +425,7 @@ async def test_an_upload_whose_row_never_became_true_is_swept_a_day_later(
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def away(*_: Any) -> None:
+    async def away(*_: Any, **__: Any) -> None:
         raise StoreUnavailable("away")
 
     monkeypatch.setattr(store, "add_file", away)

@@ -69,7 +69,7 @@ async def test_the_first_answer_of_a_line_stands_whatever_an_engine_says_later(
 
 
 async def test_the_body_reaches_the_engine_byte_for_byte(yard: Yard) -> None:
-    odd = b'{"model" :\t"tiny", "messages":[], "n":1e400, "x":1.10, "x":' + b"7" * 400 + b', "u":"\\u0041\xe2\x80\xa8"}'
+    odd = b'{"model" :\t"tiny", "messages":[], "y":1e400, "x":1.10, "x":' + b"7" * 400 + b', "u":"\\u0041\xe2\x80\xa8"}'
     line = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":' + odd + b"}\r\n\r\n"
     async with yard.dispatcher():
         batch = await yard.finished(await yard.create(line))

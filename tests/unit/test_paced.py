@@ -41,7 +41,7 @@ class Info:
 
 
 @pytest.mark.parametrize("with_rejection", [True, False], ids=["asks for a slot", "has a slot"])
-def test_a_replica_sends_an_item_of_a_stream_when_the_one_before_was_taken(
+async def test_a_replica_sends_an_item_of_a_stream_when_the_one_before_was_taken(
     monkeypatch: pytest.MonkeyPatch, with_rejection: bool
 ) -> None:
     module = "ray.serve._private.request_router.replica_wrapper"
