@@ -23,7 +23,8 @@ def run(count: int) -> int:
     notes = _notes()
     done = {chunk["first"]: chunk for chunk in _read(notes)}
     left = [first for first in range(0, count, CHUNK) if first not in done]
-    print(f"{count} seeds, {len(left) * CHUNK} to run; notes in {notes}", flush=True)
+    seeds = len(range(0, count, CHUNK)) * CHUNK
+    print(f"{seeds} seeds, {len(left) * CHUNK} to run; notes in {notes}", flush=True)
     with ProcessPoolExecutor(AT_ONCE, mp_context=multiprocessing.get_context("spawn")) as pool:
         for chunk in pool.map(_chunk, left):
             done[chunk["first"]] = chunk
