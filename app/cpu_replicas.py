@@ -12,6 +12,9 @@ from pathlib import Path
 
 import psutil
 
+from app.cgroup import CGROUP
+from app.cgroup import read as cgroup_file
+
 GIB = 2**30
 
 PROCESS_BYTES = int(1.2 * GIB)
@@ -25,8 +28,6 @@ LARGE_BYTES = 2 * GIB
 
 NUMBER_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
-CGROUP = Path("/sys/fs/cgroup")
-
 
 @dataclass(frozen=True)
 class Machine:
@@ -39,10 +40,10 @@ class Machine:
     def here(cls, cgroup: Path = CGROUP) -> "Machine":
         """Of this machine, or of the container that this process is in."""
         cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total
-        quota, _, period = _read(cgroup / "cpu.max").partition(" ")
+        quota, _, period = cgroup_file(cgroup / "cpu.max").partition(" ")
         if quota.isdigit() and period.isdigit():
             cores = max(1, min(cores, int(quota) // int(period)))
-        limit = _read(cgroup / "memory.max")
+        limit = cgroup_file(cgroup / "memory.max")
         return cls(cores, min(memory, int(limit)) if limit.isdigit() else memory)
 
 
@@ -126,11 +127,4 @@ def _stored_dtype(folder: Path) -> str:
         config = json.loads((folder / "config.json").read_text())
         return str(config.get("dtype") or config.get("torch_dtype"))
     except (OSError, ValueError, AttributeError):
-        return ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:  # no such limit, or another kind of container
         return ""

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import psutil
 
-CGROUP = Path("/sys/fs/cgroup")
+from app.cgroup import CGROUP
+from app.cgroup import read as cgroup_file
+
 VMSTAT = Path("/proc/vmstat")
 
 
@@ -24,9 +26,9 @@ class Room:
     def here(cls, cgroup: Path = CGROUP) -> "Room":
         memory = psutil.virtual_memory()
         room = cls(memory.available, memory.total)
-        limit = _read(cgroup / "memory.max")
+        limit = cgroup_file(cgroup / "memory.max")
         if limit.isdigit() and int(limit) < room.total:
-            used = int(_read(cgroup / "memory.current") or 0) - _counted(cgroup / "memory.stat", "inactive_file")
+            used = int(cgroup_file(cgroup / "memory.current") or 0) - _counted(cgroup / "memory.stat", "inactive_file")
             room = cls(min(room.available, int(limit) - used), int(limit))
         return room
 
@@ -53,12 +55,5 @@ def kills_for_lack_of_memory(cgroup: Path = CGROUP, vmstat: Path = VMSTAT) -> in
 
 def _counted(file: Path, name: str) -> int:
     """The number beside a name in one of the kernel's lists."""
-    found = dict(line.split(maxsplit=1) for line in _read(file).splitlines() if " " in line)
+    found = dict(line.split(maxsplit=1) for line in cgroup_file(file).splitlines() if " " in line)
     return int(found.get(name, 0))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:  # no such limit, or another kind of container
-        return ""

@@ -102,16 +102,17 @@ async def test_a_stream_that_is_closed_before_it_began_ends_all_the_same(front_e
 
 
 async def test_cancelling_a_call_cancels_it_there(front_end: FrontEnd) -> None:
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     async def work() -> None:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
 
     running = asyncio.create_task(front_end.run(work()))
-    await asyncio.sleep(0.05)
+    await until(begun.is_set)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     started = time.monotonic()
